@@ -1,0 +1,1 @@
+"""radiology_transunet: TransUNet annotation server on MONAI Label and Orthanc."""

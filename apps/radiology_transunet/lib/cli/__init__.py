@@ -1,0 +1,1 @@
+"""The command line; starts and ends processes."""

@@ -1,0 +1,1 @@
+"""Values with geometry, label schemas, metrics and errors; numpy and scipy alone."""

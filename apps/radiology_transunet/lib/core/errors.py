@@ -1,0 +1,88 @@
+"""The tree of errors. Each message says what was expected, what came and what to do.
+
+LabelError
+├── InvalidInput            somebody handed over something that cannot be used
+│   ├── GeometryMismatch    two grids that must be one
+│   ├── InvalidVolume       NaN, empty, wrong number of axes
+│   ├── InvalidMask         label ids outside the schema, wrong type
+│   ├── InvalidSegmentation a DICOM SEG or label file that cannot become a mask
+│   ├── InconsistentSeries  instances that do not make one volume
+│   ├── UnreadablePixels    pixel data missing or not decodable
+│   ├── InvalidTask         a task file, with the line
+│   └── InvalidSettings     an option, with the place it came from
+├── NotFound                no such series, annotation, job, model version
+├── Conflict                somebody else holds it, or it is no longer in that state
+├── NoChampion              a task without a served model
+├── ManifestMismatch        a model that does not fit the task
+├── ArchiveUnavailable      Orthanc does not answer, or refuses
+├── LedgerUnavailable       the database does not answer or has another schema version
+└── TrainingFailed          no data, a loss that is not a number, no memory
+"""
+
+
+class LabelError(Exception):
+    """Base of every error that this software raises on purpose."""
+
+
+class InvalidInput(LabelError):
+    """Input that cannot be used; the message names what to change."""
+
+
+class GeometryMismatch(InvalidInput):
+    """Two grids that must agree do not."""
+
+
+class InvalidVolume(InvalidInput):
+    """An image array that cannot be a volume."""
+
+
+class InvalidMask(InvalidInput):
+    """A label array that cannot be a mask of its schema."""
+
+
+class InvalidSegmentation(InvalidInput):
+    """A DICOM SEG or a label file that cannot become a mask of a series."""
+
+
+class InconsistentSeries(InvalidInput):
+    """Instances that do not make one volume."""
+
+
+class UnreadablePixels(InvalidInput):
+    """Pixel data that is missing or cannot be decoded."""
+
+
+class InvalidTask(InvalidInput):
+    """A task file that is wrong; the message names file and line."""
+
+
+class InvalidSettings(InvalidInput):
+    """An option that is wrong; the message names where it came from."""
+
+
+class NotFound(LabelError):
+    """No such series, annotation, job or model version."""
+
+
+class Conflict(LabelError):
+    """The thing is held by somebody else or no longer in the state that the request needs."""
+
+
+class NoChampion(LabelError):
+    """A task has no served model yet."""
+
+
+class ManifestMismatch(LabelError):
+    """The manifest of a model does not fit the task that wants to load it."""
+
+
+class ArchiveUnavailable(LabelError):
+    """The DICOM archive does not answer, or refuses."""
+
+
+class LedgerUnavailable(LabelError):
+    """The ledger's database does not answer, or its schema is of another version."""
+
+
+class TrainingFailed(LabelError):
+    """A training run could not start or had to stop."""

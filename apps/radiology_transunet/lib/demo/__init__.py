@@ -1,0 +1,1 @@
+"""The synthetic cohort that the demo and the tests use."""

@@ -1,0 +1,1 @@
+"""Wire and bytes to core values and back: archive, series, SEG, NIfTI."""

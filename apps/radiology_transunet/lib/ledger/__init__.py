@@ -1,0 +1,1 @@
+"""Durable state: series, annotations, scores, queue, leases, jobs, outbox, audit."""

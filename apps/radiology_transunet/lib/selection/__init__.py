@@ -1,0 +1,1 @@
+"""Which case next, from scores and embeddings alone."""

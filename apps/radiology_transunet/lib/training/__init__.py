@@ -1,0 +1,1 @@
+"""(Volume, Mask) pairs to weights."""
