@@ -1,0 +1,67 @@
+"""What a task file may say about preprocessing, and where inference runs."""
+
+from dataclasses import dataclass
+
+from lib.core.errors import InvalidSettings
+
+
+@dataclass(frozen=True, slots=True)
+class PreprocessConfig:
+    """The `preprocess` block of a task file.
+
+    Attributes:
+        spacing_mm: pixel spacing within the slices that the network sees, or None to keep each volume's own.
+        window_hu: (lowest, highest) intensity, scaled to [-1, 1]; for CT. None = percentiles.
+        clip_percentiles: (lowest, highest) percentile of the volume at which intensities are clipped before the
+            z-score; used when there is no window; for MR.
+
+    Raises:
+        InvalidSettings: a spacing that is not positive, a range that is empty.
+    """
+
+    spacing_mm: float | None = None
+    window_hu: tuple[float, float] | None = None
+    clip_percentiles: tuple[float, float] = (0.5, 99.5)
+
+    def __post_init__(self) -> None:
+        if self.spacing_mm is not None and not self.spacing_mm > 0:
+            raise InvalidSettings(f"preprocess.spacing_mm must be positive or left out, got {self.spacing_mm}")
+        if self.window_hu is not None:
+            object.__setattr__(self, "window_hu", _range("preprocess.window_hu", self.window_hu))
+        clip = _range("preprocess.clip_percentiles", self.clip_percentiles)
+        if clip[0] < 0 or clip[1] > 100:
+            raise InvalidSettings(f"preprocess.clip_percentiles must lie within 0 and 100, got {clip}")
+        object.__setattr__(self, "clip_percentiles", clip)
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceConfig:
+    """Where and how networks run.
+
+    Attributes:
+        device: "auto" (CUDA when there is one), "cpu", "cuda" or "cuda:N".
+        batch_size: slices that go through a network at once.
+        threads: CPU threads of the process's network; 0 = leave torch's own choice.
+
+    Raises:
+        InvalidSettings: an unknown device, a number out of range.
+    """
+
+    device: str
+    batch_size: int
+    threads: int
+
+    def __post_init__(self) -> None:
+        if self.device not in ("auto", "cpu", "cuda") and not self.device.removeprefix("cuda:").isdigit():
+            raise InvalidSettings(f"inference.device must be auto, cpu, cuda or cuda:N, got {self.device!r}")
+        if self.batch_size < 1:
+            raise InvalidSettings(f"inference.batch_size must be at least 1, got {self.batch_size}")
+        if self.threads < 0:
+            raise InvalidSettings(f"inference.threads must be 0 or more, got {self.threads}")
+
+
+def _range(name: str, values: tuple[float, float]) -> tuple[float, float]:
+    """A (low, high) pair of floats with low < high."""
+    if len(values) != 2 or not float(values[0]) < float(values[1]):
+        raise InvalidSettings(f"{name} must be two numbers, the lower one first, got {values}")
+    return float(values[0]), float(values[1])
