@@ -16,6 +16,7 @@ LabelError
 ├── ManifestMismatch        a model that does not fit the task
 ├── ArchiveUnavailable      Orthanc does not answer, or refuses
 ├── LedgerUnavailable       the database does not answer or has another schema version
+├── RegistryUnavailable     the database of the model registry does not answer, or refuses
 └── TrainingFailed          no data, a loss that is not a number, no memory
 """
 
@@ -82,6 +83,10 @@ class ArchiveUnavailable(LabelError):
 
 class LedgerUnavailable(LabelError):
     """The ledger's database does not answer, or its schema is of another version."""
+
+
+class RegistryUnavailable(LabelError):
+    """The model registry's database does not answer, or refuses."""
 
 
 class TrainingFailed(LabelError):

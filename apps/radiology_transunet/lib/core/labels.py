@@ -24,7 +24,7 @@ class Code:
     scheme: str = "SCT"
 
 
-ANATOMICAL_STRUCTURE = Code("123037004", "Anatomical Structure")
+ANATOMICAL_STRUCTURE = Code("91723000", "Anatomical Structure")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,44 @@
+"""What every command needs: the settings with the options before the command laid on top."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from lib.core.errors import InvalidSettings
+
+if TYPE_CHECKING:
+    from lib.settings import Settings
+    from lib.workflows.services import Services
+
+
+def current_settings(overrides: dict[str, str] | None = None) -> "Settings":
+    """The settings with `--conf KEY=VALUE` of this command line, then the command's own options.
+
+    Args:
+        overrides: by option ("server.port"), what the command's own options say.
+    """
+    from lib.settings import load_settings
+
+    return load_settings([*_conf_pairs(), *(overrides or {}).items()])
+
+
+def current_services() -> "Services":
+    """The rooms, configured; the ledger's schema is brought up to date."""
+    from lib.workflows.services import open_services
+
+    services = open_services(current_settings())
+    services.ledger.upgrade()
+    return services
+
+
+def _conf_pairs() -> list[tuple[str, str]]:
+    context = click.get_current_context(silent=True)
+    given: tuple[str, ...] = (context.find_root().obj or ()) if context else ()
+    return [_pair(text) for text in given]
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise InvalidSettings(f"--conf takes KEY=VALUE, for example archive.url=http://127.0.0.1:8042/dicom-web; got {text!r}")
+    return key, value

@@ -1,0 +1,75 @@
+"""The command `transunet-label`: collects the command groups and turns errors into exit codes.
+
+Exit codes: 0 done; 1 an error whose message says what to do; 2 wrong usage; 130 stopped with Ctrl-C.
+"""
+
+import logging
+import sys
+
+import typer
+
+from lib.cli import (
+    demo,
+    doctor,
+    evaluate,
+    ingest,
+    models,
+    next_case,
+    predict,
+    presegment,
+    retrain,
+    review,
+    serve,
+    status,
+    train,
+    worker,
+)
+from lib.core.errors import LabelError
+
+HELP = "TransUNet annotation server for radiology: pre-segment, correct, retrain. Research use; not a medical device."
+
+
+def build_app() -> typer.Typer:
+    """The command tree; building it imports nothing heavy."""
+    app = typer.Typer(help=HELP, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
+    app.callback()(_options)
+    for command in (
+        serve.serve,
+        worker.worker,
+        demo.demo,
+        doctor.doctor,
+        status.status,
+        ingest.ingest,
+        presegment.presegment,
+        train.train,
+        predict.predict,
+        evaluate.evaluate,
+        retrain.retrain,
+    ):
+        app.command()(command)
+    app.command("next")(next_case.next_case)
+    app.add_typer(review.app, name="review")
+    app.add_typer(models.app, name="models")
+    return app
+
+
+def _options(
+    context: typer.Context,
+    conf: list[str] = typer.Option([], "--conf", metavar="KEY=VALUE", help="Set an option, e.g. archive.url=http://…"),
+    verbose: bool = typer.Option(False, "--verbose", "-v", help="Log what happens in detail."),
+) -> None:
+    """Options before the command."""
+    context.obj = tuple(conf)
+    level = logging.DEBUG if verbose else logging.INFO
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+
+def main() -> None:
+    """Entry point of the console command."""
+    try:
+        build_app()(prog_name="transunet-label")
+    except LabelError as error:
+        typer.secho(f"error: {error}", fg="red", err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)

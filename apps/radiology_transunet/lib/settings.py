@@ -1,0 +1,135 @@
+"""The settings of one installation: defaults < YAML file < environment < --conf.
+
+Every option stands with its unit in config/default.yaml, the one place of defaults. An own YAML file is named by
+TRANSUNET_CONFIG. The environment sets an option as TRANSUNET_<SECTION>__<KEY>, for example
+TRANSUNET_ARCHIVE__URL; secrets come from there alone.
+"""
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lib.core.errors import InvalidSettings
+from lib.dicom.config import ArchiveConfig
+from lib.inference.config import InferenceConfig
+from lib.ledger.config import LedgerConfig
+from lib.registry.config import RegistryConfig
+from lib.server.config import ServerConfig
+from lib.strict import build, dotted
+from lib.workflows.config import (
+    IngestConfig,
+    PresegmentConfig,
+    QueryConfig,
+    RetrainConfig,
+    ReviewConfig,
+    WorkerConfig,
+)
+
+APP_FOLDER = Path(__file__).resolve().parents[1]
+DEFAULTS = APP_FOLDER / "config" / "default.yaml"
+PREFIX = "TRANSUNET_"
+SECRETS = ("archive.password", "server.password", "ledger.key")
+SHORT = {"TRANSUNET_VAR": "var", "TRANSUNET_TASKS": "tasks"}
+
+Tree = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All options of one installation.
+
+    Attributes:
+        var: folder of all state.
+        tasks: names or paths of the task files that are served; the first one is the default.
+    """
+
+    var: Path
+    tasks: tuple[str, ...]
+    archive: ArchiveConfig
+    ledger: LedgerConfig
+    registry: RegistryConfig
+    inference: InferenceConfig
+    ingest: IngestConfig
+    presegment: PresegmentConfig
+    review: ReviewConfig
+    query: QueryConfig
+    retrain: RetrainConfig
+    worker: WorkerConfig
+    server: ServerConfig
+
+
+def load_settings(
+    conf: Iterable[tuple[str, str]] = (), environ: Mapping[str, str] | None = None, path: Path | None = None
+) -> Settings:
+    """Compose the settings.
+
+    Args:
+        conf: pairs ("section.key", value) of the command line.
+        environ: the environment; os.environ when None.
+        path: the installation's own YAML file; TRANSUNET_CONFIG of the environment when None.
+
+    Raises:
+        InvalidSettings: an unknown option or a wrong value; names the option and where it came from.
+    """
+    environ = os.environ if environ is None else environ
+    origin: dict[str, str] = {}
+    tree = _read_yaml(DEFAULTS)
+    own = path or (Path(environ["TRANSUNET_CONFIG"]) if environ.get("TRANSUNET_CONFIG") else None)
+    if own is not None:
+        _refuse_secrets(own, own_tree := _read_yaml(own))
+        _merge(tree, own_tree, str(own), origin)
+    for source, pairs in (("environment", _from_environment(environ)), ("--conf", conf)):
+        for key, text in pairs:
+            _merge(tree, _nested(key, yaml.safe_load(text) if text else ""), f"{source} ({key})", origin)
+    tree["var"] = str(Path(tree["var"]).expanduser().resolve())
+    tree["tasks"] = tree["tasks"].split(",") if isinstance(tree["tasks"], str) else tree["tasks"]
+    return build(Settings, tree, InvalidSettings, lambda keys: origin.get(dotted(keys), DEFAULTS.name))
+
+
+def _read_yaml(path: Path) -> Tree:
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, yaml.YAMLError) as error:
+        raise InvalidSettings(f"{path} must be a readable YAML file: {error}") from error
+    if not isinstance(tree, dict):
+        raise InvalidSettings(f"{path} must hold sections with keys, got {type(tree).__name__}")
+    return tree
+
+
+def _from_environment(environ: Mapping[str, str]) -> Iterable[tuple[str, str]]:
+    for name, text in sorted(environ.items()):
+        if name in SHORT:
+            yield SHORT[name], text
+        elif name.startswith(PREFIX) and "__" in name:
+            yield name.removeprefix(PREFIX).lower().replace("__", "."), text
+
+
+def _nested(key: str, value: object) -> Tree:
+    head, _, rest = key.partition(".")
+    return {head: _nested(rest, value) if rest else value}
+
+
+def _merge(tree: Tree, over: Tree, source: str, origin: dict[str, str], path: tuple[str, ...] = ()) -> None:
+    """Lay `over` on `tree` in place; a key that the defaults do not have is refused."""
+    for key, value in over.items():
+        here = (*path, str(key))
+        if key not in tree:
+            known = ", ".join(sorted(tree))
+            raise InvalidSettings(f"{source}: unknown option {dotted(here)!r}; known here: {known}")
+        if isinstance(tree[key], dict) and isinstance(value, dict):
+            _merge(tree[key], value, source, origin, here)
+        else:
+            tree[key] = value
+            origin[dotted(here)] = source
+
+
+def _refuse_secrets(path: Path, tree: Tree) -> None:
+    for secret in SECRETS:
+        section, _, key = secret.partition(".")
+        if isinstance(tree.get(section), dict) and tree[section].get(key):
+            name = f"{PREFIX}{section.upper()}__{key.upper()}"
+            raise InvalidSettings(f"{path}: {secret} is a secret; set it in the environment as {name}")

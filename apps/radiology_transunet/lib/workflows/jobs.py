@@ -1,0 +1,29 @@
+"""Names of the kinds of jobs in the ledger, and their keys: one open job a key."""
+
+CHECK = "check"
+READ_SEG = "read_seg"
+DRAFT = "draft"
+RETRAIN = "retrain"
+
+BACKGROUND = (CHECK, READ_SEG, DRAFT)
+"""Kinds that the worker does in its own threads; retraining gets a process of its own."""
+
+
+def check_key(series_uid: str) -> str:
+    """One check of a series at a time."""
+    return f"{CHECK}:{series_uid}"
+
+
+def read_seg_key(seg_series_uid: str) -> str:
+    """One reading of a SEG series at a time."""
+    return f"{READ_SEG}:{seg_series_uid}"
+
+
+def draft_key(task: str, series_uid: str) -> str:
+    """One draft of a series for a task at a time."""
+    return f"{DRAFT}:{task}:{series_uid}"
+
+
+def retrain_key(task: str) -> str:
+    """One training of a task at a time."""
+    return f"{RETRAIN}:{task}"
