@@ -41,7 +41,7 @@ class InferenceConfig:
     Attributes:
         device: "auto" (CUDA when there is one), "cpu", "cuda" or "cuda:N".
         batch_size: slices that go through a network at once.
-        threads: CPU threads of the process's network; 0 = leave torch's own choice.
+        threads: CPU threads of the network; 0 = half of the cores, at least one.
 
     Raises:
         InvalidSettings: an unknown device, a number out of range.

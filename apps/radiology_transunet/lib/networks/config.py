@@ -24,7 +24,8 @@ class Architecture:
         heads: attention heads of a block.
         mlp: width inside the MLP of a block.
         position_grid: (rows, columns) of tokens for which the position embedding is stored.
-        decoder_channels: output of the first convolution on the tokens, then of each upsampling step.
+        decoder_channels: output of the first convolution on the tokens, then of each step that doubles the size; what
+            the steps leave to the full size, the head makes at once.
         decoder_norm: normalisation of the decoder; "batch" is the published one, "group" does not depend on the batch.
     """
 
@@ -71,7 +72,7 @@ SIZES: Mapping[str, Architecture] = MappingProxyType(
             heads=4,
             mlp=192,
             position_grid=(16, 16),
-            decoder_channels=(64, 48, 32, 16),
+            decoder_channels=(64, 48, 32),
             decoder_norm="group",
         ),
     }

@@ -1,0 +1,41 @@
+"""Which device runs the network, and who may use it when."""
+
+import os
+import threading
+
+import torch
+
+from lib.core.errors import InvalidSettings
+
+_locks: dict[str, threading.Lock] = {}
+_registering = threading.Lock()
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of a setting: "auto" takes CUDA when there is one.
+
+    Raises:
+        InvalidSettings: a CUDA device that this machine does not have.
+    """
+    if name == "auto":
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    if name == "cpu":
+        return torch.device("cpu")
+    index = int(name.partition(":")[2] or 0)
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if not name.startswith("cuda") or index >= count:
+        raise InvalidSettings(f"device must be auto, cpu or one of {count} CUDA devices (cuda:N), got {name!r}")
+    return torch.device("cuda", index)
+
+
+def device_lock(device: torch.device) -> threading.Lock:
+    """The one lock of a device in this process; whoever runs a network there holds it for a batch."""
+    with _registering:
+        return _locks.setdefault(str(device), threading.Lock())
+
+
+def set_threads(threads: int) -> int:
+    """Give torch that many CPU threads, 0 = half of the cores; returns how many."""
+    chosen = threads if threads > 0 else max(1, (os.cpu_count() or 2) // 2)
+    torch.set_num_threads(chosen)
+    return chosen

@@ -1,0 +1,235 @@
+"""Weights on disk and the manifest that travels with them.
+
+A model is a folder with `manifest.json` and the weights file that it names. The weights are written first under a
+name of their own and the manifest last, each moved into place with os.replace: a reader sees the old model or the
+new one, never half of one.
+"""
+
+import hashlib
+import json
+import os
+import pickle
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from lib.core.errors import ManifestMismatch, NotFound
+from lib.core.labels import LabelSchema
+from lib.inference.config import PreprocessConfig
+from lib.inference.predictor import Predictor
+from lib.inference.preprocess import Preprocess
+from lib.networks.config import NetworkConfig
+from lib.networks.transunet import TransUNet
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+PACKAGES = ("radiology-transunet", "torch", "numpy", "scipy", "einops")
+TRAINING_ONLY = ("dropout",)
+"""Network options that do not touch the weights' meaning; a model still fits when they differ."""
+
+StateDict = Mapping[str, Tensor]
+Values = dict[str, Any]
+
+
+class TaskParts(Protocol):
+    """What a model must fit; a Task has it."""
+
+    @property
+    def name(self) -> str:
+        """Name of the task."""
+        ...
+
+    @property
+    def schema(self) -> LabelSchema:
+        """Labels in channel order."""
+        ...
+
+    @property
+    def preprocess(self) -> PreprocessConfig:
+        """Volume -> network input."""
+        ...
+
+    @property
+    def network(self) -> NetworkConfig:
+        """Which network."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a model was trained for, on and with.
+
+    Attributes:
+        task: name of the task.
+        labels: (name, id) in channel order.
+        preprocess: the preprocess block, as plain values.
+        network: the network block and the numbers of its size, as plain values.
+        seed: of the training.
+        annotations: ids of the annotations that it learned from; empty for folders of files.
+        metrics: figures by name, for example "dice/liver".
+        packages: versions by distribution name.
+        weights: name of the weights file beside the manifest; empty until saved.
+        sha256: of the weights file; empty until saved.
+    """
+
+    task: str
+    labels: tuple[tuple[str, int], ...]
+    preprocess: Values
+    network: Values
+    seed: int
+    annotations: tuple[int, ...] = ()
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    packages: Mapping[str, str] = field(default_factory=dict)
+    weights: str = ""
+    sha256: str = ""
+
+    @classmethod
+    def describe(
+        cls,
+        task: TaskParts,
+        seed: int,
+        metrics: Mapping[str, float] | None = None,
+        annotations: tuple[int, ...] = (),
+    ) -> "Manifest":
+        """The manifest of a model for this task, trained here and now."""
+        return cls(
+            **_parts(task),
+            seed=seed,
+            annotations=annotations,
+            metrics=dict(metrics or {}),
+            packages=installed_packages(),
+        )
+
+    def to_dict(self) -> Values:
+        """Plain values, as in the file."""
+        values: Values = json.loads(json.dumps({"format": FORMAT, **asdict(self)}))
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Manifest":
+        """The manifest of such values.
+
+        Raises:
+            ManifestMismatch: another format, or fields that are missing or unknown.
+        """
+        if values.get("format") != FORMAT:
+            raise ManifestMismatch(f"the manifest's format must be {FORMAT}, got {values.get('format')!r}")
+        rest = {key: value for key, value in values.items() if key != "format"}
+        try:
+            rest["labels"] = tuple((str(name), int(number)) for name, number in rest["labels"])
+            rest["annotations"] = tuple(rest["annotations"])
+            return cls(**rest)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ManifestMismatch(f"the manifest's fields are not those of format {FORMAT}: {error}") from error
+
+    def require_fits(self, task: TaskParts) -> None:
+        """Raise ManifestMismatch with the first field that differs and both values, unless the model fits the task."""
+        mine = self.to_dict()
+        for key, wanted in json.loads(json.dumps(_parts(task))).items():
+            _require_equal(key, wanted, mine[key], task.name)
+
+
+def save_model(folder: Path, manifest: Manifest, state: StateDict) -> Manifest:
+    """Write weights and manifest into the folder; returns the manifest with the weights' name and checksum."""
+    folder.mkdir(parents=True, exist_ok=True)
+    unnamed = folder / f".weights.{os.getpid()}"
+    torch.save({key: value.detach().cpu() for key, value in state.items()}, unnamed)
+    checksum = file_sha256(unnamed)
+    weights = f"weights-{checksum[:12]}.pt"
+    os.replace(unnamed, folder / weights)
+    saved = Manifest.from_dict({**manifest.to_dict(), "weights": weights, "sha256": checksum})
+    text = json.dumps(saved.to_dict(), indent=2, sort_keys=True) + "\n"
+    unnamed = folder / f".manifest.{os.getpid()}"
+    unnamed.write_text(text, encoding="utf-8")
+    os.replace(unnamed, folder / MANIFEST)
+    for old in folder.glob("weights-*.pt"):
+        if old.name != weights:
+            old.unlink(missing_ok=True)
+    return saved
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a model folder.
+
+    Raises:
+        NotFound: there is none.
+        ManifestMismatch: it cannot be read.
+    """
+    try:
+        values = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise NotFound(f"{folder} must be a model folder with {MANIFEST}: {error.strerror}") from error
+    except ValueError as error:
+        raise ManifestMismatch(f"{folder / MANIFEST} is no valid JSON: {error}") from error
+    return Manifest.from_dict(values)
+
+
+def load_predictor(folder: Path, task: TaskParts, device: torch.device, batch_size: int) -> Predictor:
+    """The model of a folder, ready to predict.
+
+    Raises:
+        NotFound: no model there.
+        ManifestMismatch: the model does not fit the task, or its weights do not fit its manifest.
+    """
+    manifest = read_manifest(folder)
+    manifest.require_fits(task)
+    path = folder / manifest.weights
+    if not path.is_file():
+        raise NotFound(f"the weights of {folder / MANIFEST} are missing: {path}")
+    if (came := file_sha256(path)) != manifest.sha256:
+        raise ManifestMismatch(f"{path} must have the SHA-256 {manifest.sha256} of its manifest, got {came}")
+    network = build_network(task.network, task.schema)
+    try:
+        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True), strict=True)
+    except (RuntimeError, pickle.UnpicklingError) as error:
+        raise ManifestMismatch(f"the weights {path} do not fit the network of task {task.name}: {error}") from error
+    return Predictor(network, build_preprocess(task.preprocess, task.network), task.schema, device, batch_size)
+
+
+def build_network(config: NetworkConfig, schema: LabelSchema) -> TransUNet:
+    """An untrained network for these labels."""
+    return TransUNet(config, config.in_channels, len(schema) + 1)
+
+
+def build_preprocess(config: PreprocessConfig, network: NetworkConfig) -> Preprocess:
+    """The preprocessing of a task for its network."""
+    return Preprocess(config, network.context_slices, network.stride)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file in hexadecimal digits."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def installed_packages() -> dict[str, str]:
+    """Versions of what computes; a distribution that is not installed is left out."""
+    found = {name: list(metadata.distributions(name=name)) for name in PACKAGES}
+    return {name: parts[0].version for name, parts in found.items() if parts}
+
+
+def _parts(task: TaskParts) -> Values:
+    """What must agree between a model and a task."""
+    network = {key: value for key, value in asdict(task.network).items() if key not in TRAINING_ONLY}
+    return {
+        "task": task.name,
+        "labels": tuple((label.name, label.id) for label in task.schema),
+        "preprocess": asdict(task.preprocess),
+        "network": {**network, "architecture": asdict(task.network.architecture)},
+    }
+
+
+def _require_equal(name: str, wanted: object, came: object, task: str) -> None:
+    """Compare plain values, key by key."""
+    if isinstance(wanted, dict) and isinstance(came, dict):
+        for key in sorted({*wanted, *came}):
+            _require_equal(f"{name}.{key}", wanted.get(key), came.get(key), task)
+    elif wanted != came:
+        raise ManifestMismatch(
+            f"task {task} needs a model with {name} = {wanted!r}, this one has {came!r}; train again"
+        )
