@@ -22,24 +22,11 @@ from lib.inference.preprocess import Prepared, Preprocess
 from lib.inference.uncertainty import EntropyMap, as_float16, entropy, label_scores
 
 
-class SliceEncoding(Protocol):
-    """What the first half of a network hands to the second."""
-
-    @property
-    def embedding(self) -> Tensor:
-        """(B, d), one vector for each slice."""
-        ...
-
-
 class SliceNetwork(Protocol):
     """A network for slices, such as TransUNet."""
 
-    def encode(self, images: Tensor) -> SliceEncoding:
-        """Images (B, in, H, W) to an encoding."""
-        ...
-
-    def decode(self, encoding: SliceEncoding) -> Tensor:
-        """An encoding to logits (B, classes, H, W)."""
+    def segment(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (B, in, H, W) to logits (B, classes, H, W) and one embedding a slice (B, d)."""
         ...
 
 
@@ -64,7 +51,7 @@ class Predictor:
     """Volumes to predictions.
 
     Args:
-        network: a torch module with `encode` and `decode`; it is moved to the device and put into eval mode.
+        network: a torch module with `segment`; it is moved to the device and put into eval mode.
         preprocess: of the task.
         schema: labels, in the order of the network's classes after background.
         device: where the network runs.
@@ -119,9 +106,10 @@ class Predictor:
         """Images (B, in, H, W) of the slices `rows` through the network and onto the canvas."""
         started = perf_counter()
         with device_lock(self.device), torch.inference_mode():
-            encoding = self.network.encode(torch.from_numpy(np.ascontiguousarray(images)).to(self.device))
-            probabilities = self.network.decode(encoding).float().softmax(dim=1)  # (B, classes, H, W)
-            canvas.embeddings.append(encoding.embedding.float().cpu().numpy())
+            batch = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
+            logits, embedding = self.network.segment(batch)
+            probabilities = logits.float().softmax(dim=1)  # (B, classes, H, W)
+            canvas.embeddings.append(embedding.float().cpu().numpy())
             now = canvas.add_time("network", started)
             probabilities = self.preprocess.restore(probabilities, prepared.placement)
             classes = probabilities.argmax(dim=1).cpu().numpy()  # (B, rows, columns)

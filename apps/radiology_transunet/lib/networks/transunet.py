@@ -287,6 +287,11 @@ class TransUNet(nn.Module):
         logits: Tensor = self.upsampler(features, encoding.skips)
         return logits
 
+    def segment(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (B, classes, H, W) of images (B, in_channels, H, W), and the embedding (B, D) of each."""
+        encoding = self.encode(images)
+        return self.decode(encoding), encoding.embedding
+
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, in_channels, H, W) to logits (B, classes, H, W)."""
         return self.decode(self.encode(images))
