@@ -1,0 +1,211 @@
+"""The registry of model versions: MLflow for rows and aliases, a folder of weights beside it.
+
+A version is registered in the order weights, row: its folder appears whole under a name of its own before the row
+exists, so a killed process leaves at most a folder that nothing names, and the next registration removes it. Writers of
+all processes take turns under one file lock; readers never wait for it.
+
+The alias `champion` is the truth of what serves a task. The versions that served before are remembered in a tag of the
+task's model, which is written before the alias: an entry that equals the champion is the trace of a promotion that was
+interrupted, and counts as nothing.
+"""
+
+import json
+import threading
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from lib.core.errors import Conflict, InvalidInput, NotFound
+from lib.registry.client import call, connect
+from lib.registry.config import RegistryConfig
+from lib.registry.folders import exclusive, publish, sweep
+from lib.registry.versions import CHAMPION, FOLDER_TAG, KEY_TAG, METRICS_TAG, ModelVersion, from_row
+
+FORMER_TAG = "former_champions"
+"""JSON list of versions, the newest last."""
+
+
+class Registry:
+    """Model versions of all tasks; safe to use from many threads and processes.
+
+    The constructor does nothing but remember; the first call that needs MLflow opens it (about 5 s in a fresh process),
+    unless `open` was called before, for example in the background at start.
+
+    Args:
+        config: both places filled in, see `RegistryConfig.located`.
+    """
+
+    def __init__(self, config: RegistryConfig) -> None:
+        if not config.uri or not config.models:
+            raise InvalidInput(f"a registry needs a uri and a folder, got {config}; see RegistryConfig.located")
+        self._uri = config.uri
+        self._models = Path(config.models)
+        self._opening = threading.Lock()
+        self._client: Any = None
+
+    def prepare(self) -> None:
+        """Make database and folder where they are missing; belongs in the set-up (7 s on an empty database)."""
+        self.open()
+
+    def open(self) -> None:
+        """Connect once a process.
+
+        Raises:
+            RegistryUnavailable: the database cannot be opened.
+        """
+        with self._opening:
+            if self._client is None:
+                with exclusive(self._models):  # two first openers would both create the tables
+                    self._client = connect(self._uri)
+
+    def register(
+        self,
+        task: str,
+        folder: Path,
+        metrics: Mapping[str, float],
+        tags: Mapping[str, str] | None = None,
+        key: str = "",
+    ) -> int:
+        """Copy weights and manifest into the registry and make them the task's next version.
+
+        Args:
+            task: name of the task.
+            folder: what belongs to the version; it is copied and may be deleted afterwards.
+            metrics: what was measured, by name.
+            tags: what to remember beside.
+            key: names the piece of work; registering the same key again returns the version that exists.
+
+        Raises:
+            InvalidInput: the folder is missing or empty.
+        """
+        if not folder.is_dir() or not any(folder.iterdir()):
+            raise InvalidInput(f"a model version needs a folder with weights and manifest, got {folder}")
+        self.open()
+        with exclusive(self._models):
+            known = self._rows(task)
+            for row in known:
+                if key and row.tags.get(KEY_TAG) == key:
+                    return int(row.version)
+            sweep(self._models / task, {row.tags.get(FOLDER_TAG, "") for row in known})
+            uid = uuid4().hex
+            target = self._models / task / uid
+            publish(folder, target)
+            return self._add_row(task, target, {**(tags or {}), **_own_tags(uid, metrics, key)})
+
+    def champion(self, task: str) -> ModelVersion | None:
+        """The version that serves the task, or None; a few milliseconds once open.
+
+        Raises:
+            NotFound: its folder was deleted.
+        """
+        number = self._champion_number(task)
+        return None if number is None else self._version(task, number, champion=number)
+
+    def get(self, task: str, version: int) -> ModelVersion:
+        """One version.
+
+        Raises:
+            NotFound: there is none of that number, or its folder was deleted.
+        """
+        return self._version(task, version, self._champion_number(task))
+
+    def path(self, task: str, version: int) -> Path:
+        """The folder of a version's weights and manifest; read-only by agreement."""
+        return self.get(task, version).folder
+
+    def list(self, task: str) -> tuple[ModelVersion, ...]:
+        """Every version of the task whose weights are there, the newest first."""
+        self.open()
+        champion = self._champion_number(task)
+        versions = (from_row(row, self._models, champion) for row in self._rows(task))
+        return tuple(sorted((v for v in versions if v.folder.is_dir()), key=lambda v: -v.version))
+
+    def find(self, task: str, key: str) -> ModelVersion | None:
+        """The version that was registered under this key, or None."""
+        return next((version for version in self.list(task) if version.key == key), None)
+
+    def promote(self, task: str, version: int) -> int | None:
+        """Let a version serve the task.
+
+        Returns:
+            The version that served before, None when none did.
+
+        Raises:
+            NotFound: there is no such version, or its folder was deleted.
+        """
+        self.get(task, version)
+        with exclusive(self._models):
+            before = self._champion_number(task)
+            if before != version:
+                self._remember(task, self._former(task) + (() if before is None else (before,)))
+                call(lambda: self._client.set_registered_model_alias(task, CHAMPION, str(version)))
+            return before
+
+    def rollback(self, task: str) -> ModelVersion:
+        """Let the version serve that served before the present champion.
+
+        Raises:
+            Conflict: there is no earlier champion whose weights are still there.
+        """
+        self.open()
+        with exclusive(self._models):
+            champion = self._champion_number(task)
+            there = {version.version for version in self.list(task)} - {champion}
+            former = tuple(number for number in self._former(task) if number in there)
+            if champion is None or not former:
+                raise Conflict(f"task {task} must have an earlier champion to go back to; champion: {champion}")
+            call(lambda: self._client.set_registered_model_alias(task, CHAMPION, str(former[-1])))
+            self._remember(task, former[:-1])
+        return self.get(task, former[-1])
+
+    def _version(self, task: str, version: int, champion: int | None) -> ModelVersion:
+        row = call(lambda: self._client.get_model_version(task, str(version)))
+        found = from_row(row, self._models, champion)
+        if not found.folder.is_dir():
+            raise NotFound(f"version {version} of task {task} has lost its weights: {found.folder} is missing")
+        return found
+
+    def _champion_number(self, task: str) -> int | None:
+        model = self._model(task)
+        number = model.aliases.get(CHAMPION) if model is not None else None
+        return None if number is None else int(number)
+
+    def _former(self, task: str) -> tuple[int, ...]:
+        """Versions that served before, the newest last."""
+        model = self._model(task)
+        numbers = json.loads(model.tags.get(FORMER_TAG, "[]")) if model is not None else []
+        return tuple(int(number) for number in numbers)
+
+    def _remember(self, task: str, former: tuple[int, ...]) -> None:
+        call(lambda: self._client.set_registered_model_tag(task, FORMER_TAG, json.dumps(former)))
+
+    def _model(self, task: str) -> Any | None:
+        """MLflow's row of the task, None when nothing was ever registered for it."""
+        self.open()
+        try:
+            return call(lambda: self._client.get_registered_model(task))
+        except NotFound:
+            return None
+
+    def _rows(self, task: str) -> tuple[Any, ...]:
+        """MLflow's rows of all versions of the task."""
+        rows: tuple[Any, ...] = ()
+        token = None
+        while True:
+            page = call(partial(self._client.search_model_versions, f"name='{task}'", page_token=token))
+            rows, token = rows + tuple(page), page.token
+            if not token:
+                return rows
+
+    def _add_row(self, task: str, folder: Path, tags: Mapping[str, str]) -> int:
+        if self._model(task) is None:
+            call(lambda: self._client.create_registered_model(task))
+        row = call(lambda: self._client.create_model_version(task, source=folder.as_uri(), tags=dict(tags)))
+        return int(row.version)
+
+
+def _own_tags(uid: str, metrics: Mapping[str, float], key: str) -> dict[str, str]:
+    """What the registry itself remembers with a version."""
+    return {FOLDER_TAG: uid, METRICS_TAG: json.dumps(dict(metrics)), **({KEY_TAG: key} if key else {})}
