@@ -5,9 +5,10 @@ TRANSUNET_CONFIG. The environment sets an option as TRANSUNET_<SECTION>__<KEY>, 
 TRANSUNET_ARCHIVE__URL; secrets come from there alone.
 """
 
+import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from lib.workflows.config import (
 APP_FOLDER = Path(__file__).resolve().parents[1]
 DEFAULTS = APP_FOLDER / "config" / "default.yaml"
 PREFIX = "TRANSUNET_"
-SECRETS = ("archive.password", "server.password", "ledger.key")
+SECRETS = ("archive.password", "server.password", "ledger.pseudonym_key")
 SHORT = {"TRANSUNET_VAR": "var", "TRANSUNET_TASKS": "tasks"}
 
 Tree = dict[str, Any]
@@ -84,9 +85,8 @@ def load_settings(
         _merge(tree, own_tree, str(own), origin)
     for source, pairs in (("environment", _from_environment(environ)), ("--conf", conf)):
         for key, text in pairs:
-            _merge(tree, _nested(key, yaml.safe_load(text) if text else ""), f"{source} ({key})", origin)
+            _merge(tree, _nested(key, _value(tree, key, text)), f"{source} ({key})", origin)
     tree["var"] = str(Path(tree["var"]).expanduser().resolve())
-    tree["tasks"] = tree["tasks"].split(",") if isinstance(tree["tasks"], str) else tree["tasks"]
     return build(Settings, tree, InvalidSettings, lambda keys: origin.get(dotted(keys), DEFAULTS.name))
 
 
@@ -106,6 +106,35 @@ def _from_environment(environ: Mapping[str, str]) -> Iterable[tuple[str, str]]:
             yield SHORT[name], text
         elif name.startswith(PREFIX) and "__" in name:
             yield name.removeprefix(PREFIX).lower().replace("__", "."), text
+
+
+def environment_of(settings: Settings) -> dict[str, str]:
+    """The settings as variables that give a child process the very same ones; holds the secrets."""
+    variables = {"TRANSUNET_CONFIG": ""}
+    for name, value in asdict(settings).items():
+        if isinstance(value, dict):
+            variables |= {f"{PREFIX}{name}__{key}".upper(): _text(option) for key, option in value.items()}
+        else:
+            variables[f"{PREFIX}{name}".upper()] = _text(value)
+    return variables
+
+
+def _text(value: object) -> str:
+    """The value as `_value` reads it back."""
+    return str(value) if isinstance(value, (str, Path)) else json.dumps(value)
+
+
+def _value(tree: Tree, key: str, text: str) -> object:
+    """What a text means: itself where the default is a text, words between commas where it is a list, else YAML."""
+    default: Any = tree
+    for part in key.split("."):
+        default = default.get(part) if isinstance(default, dict) else None
+    if isinstance(default, str):
+        return text
+    value = yaml.safe_load(text)
+    if isinstance(default, list) and not isinstance(value, list):
+        return [word.strip() for word in text.split(",") if word.strip()]
+    return value
 
 
 def _nested(key: str, value: object) -> Tree:

@@ -74,7 +74,7 @@ class Task:
     def why_not(self, modality: str, series_description: str) -> str | None:
         """Why a series is not for this task, or None when it is."""
         if modality not in self.modalities:
-            return f"task {self.name} takes {', '.join(self.modalities)}, the series is {modality or 'without modality'}"
+            return f"task {self.name} takes {', '.join(self.modalities)}, the series is {modality or 'of none'}"
         if not re.search(self.series_description, series_description, re.IGNORECASE):
             return f"task {self.name} takes descriptions like {self.series_description!r}, got {series_description!r}"
         return None

@@ -40,5 +40,7 @@ def _conf_pairs() -> list[tuple[str, str]]:
 def _pair(text: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not equals or not key:
-        raise InvalidSettings(f"--conf takes KEY=VALUE, for example archive.url=http://127.0.0.1:8042/dicom-web; got {text!r}")
+        raise InvalidSettings(
+            f"--conf takes KEY=VALUE, for example archive.url=http://127.0.0.1:8042/dicom-web; got {text!r}"
+        )
     return key, value

@@ -11,12 +11,10 @@ class IngestConfig:
     Attributes:
         poll_s: seconds between two looks at the archive's change feed.
         reconcile_s: seconds between two comparisons of all series of archive and ledger.
-        split_shares: by split (pool, calibration, promotion), the share of patients; sums to 1.
     """
 
     poll_s: float
     reconcile_s: float
-    split_shares: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,63 @@
+"""`transunet-label review`: list, accept and reject annotations."""
+
+import getpass
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+app = typer.Typer(help="Look at annotations, accept or reject them.", no_args_is_help=True)
+
+REVIEWER = typer.Option("", help="Who decides; empty = your user name.")
+
+
+@app.command("list")
+def list_(
+    status: str = typer.Option("", help="draft, submitted, accepted, rejected or superseded; empty = all."),
+    task: str = typer.Option("", help="Name of the task; empty = all."),
+    limit: int = typer.Option(50, help="How many at most, newest first."),
+) -> None:
+    """Annotations, newest first.
+
+    Example: transunet-label review list --status submitted
+    """
+    from lib.cli.context import current_services
+    from lib.workflows.review import list_annotations
+
+    services = current_services()
+    rows = list_annotations(services, services.task(task) if task else None, status or None, limit)
+    table = Table("id", "status", "task", "author", "model", "parent", "changed voxels", "series", "reason")
+    for row in rows:
+        texts = (row.id, row.status, row.task, row.author, row.model_version, row.parent_id, row.changed_voxels)
+        table.add_row(*("" if text is None else str(text) for text in texts), row.series_uid, row.reason)
+    Console().print(table)
+
+
+@app.command()
+def accept(annotation_id: int, reviewer: str = REVIEWER) -> None:
+    """Let a submitted annotation become a training label.
+
+    Example: transunet-label review accept 12
+    """
+    from lib.cli.context import current_services
+    from lib.workflows import review
+
+    review.accept(current_services(), annotation_id, reviewer or getpass.getuser())
+    typer.echo(f"annotation {annotation_id} is accepted")
+
+
+@app.command()
+def reject(
+    annotation_id: int,
+    reason: str = typer.Option("", help="Why, for the annotator and the audit trail."),
+    reviewer: str = REVIEWER,
+) -> None:
+    """Refuse an annotation; its series returns to the queue.
+
+    Example: transunet-label review reject 12 --reason "left kidney missing"
+    """
+    from lib.cli.context import current_services
+    from lib.workflows import review
+
+    review.reject(current_services(), annotation_id, reviewer or getpass.getuser(), reason)
+    typer.echo(f"annotation {annotation_id} is rejected")

@@ -1,0 +1,23 @@
+"""`transunet-label worker`: the background process."""
+
+import signal
+import threading
+
+
+def worker() -> None:
+    """Follow the archive, make drafts, train: everything that needs no annotator.
+
+    `serve` starts one unless told --no-worker; more may run beside it, also on other machines on one PostgreSQL ledger.
+
+    Example: transunet-label worker
+    """
+    from lib.cli.context import current_services
+    from lib.inference.devices import set_threads
+    from lib.workflows.executor import Worker
+
+    services = current_services()
+    set_threads(services.settings.inference.threads)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    Worker(services, stop).run()

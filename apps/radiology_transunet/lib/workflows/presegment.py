@@ -1,0 +1,172 @@
+"""A series becomes a draft: fetch, predict, record, deliver.
+
+The draft's row, its SEG file and its scores are written in one transaction; the file then waits in the outbox until the
+archive has it. Its SOP instance UID is fixed in the row, so that a delivery that is repeated after a crash stores
+nothing twice.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lib.core.errors import ArchiveUnavailable, InconsistentSeries, LabelError
+from lib.core.values import Mask, Prediction
+from lib.dicom.seg import SegOrigin, encode, new_uid, write_seg
+from lib.dicom.series import SourceSeries, assemble
+from lib.ledger.rows import JobRow, NewDraft
+from lib.taskfile import Task
+from lib.workflows.jobs import DRAFT, draft_key
+from lib.workflows.models import ChampionCache, require_champion
+from lib.workflows.services import Services
+
+logger = logging.getLogger(__name__)
+
+MODEL_AUTHOR = "radiology_transunet"
+OUTBOX_CLAIM_S = 60.0
+Report = Callable[[float], None]
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesPrediction:
+    """What a model version says of a series.
+
+    Attributes:
+        prediction: on the series' own grid.
+        source: the series.
+        model_version: the version that predicted.
+    """
+
+    prediction: Prediction
+    source: SourceSeries
+    model_version: int
+
+
+def load_series(services: Services, series_uid: str) -> SourceSeries:
+    """Fetch a series and assemble its volume.
+
+    Raises:
+        NotFound: the archive does not hold it.
+        InconsistentSeries: it makes no volume.
+        UnreadablePixels: its pixel data cannot be decoded.
+        ArchiveUnavailable: the archive does not answer.
+    """
+    return assemble(services.archive.fetch(series_uid))
+
+
+def predict_series(
+    services: Services, champions: ChampionCache, task: Task, series_uid: str, report: Report | None = None
+) -> SeriesPrediction:
+    """What the champion says of a series; nothing is recorded.
+
+    Raises:
+        NoChampion: no model serves the task.
+        InconsistentSeries: the series is not for this task, or makes no volume.
+    """
+    predictor, version = champions.predictor(task.name)
+    source = load_series(services, series_uid)
+    _require_suitable(source, task)
+    return SeriesPrediction(predictor.predict(source.volume, report), source, version)
+
+
+def presegment(
+    services: Services,
+    champions: ChampionCache,
+    task: Task,
+    series_uid: str,
+    job: JobRow | None = None,
+    report: Report | None = None,
+) -> int:
+    """Make a draft of a series and put it into the outbox; a draft that finds nothing has no file.
+
+    Returns:
+        The id of the draft's annotation.
+
+    Raises:
+        Conflict: a person labelled the series meanwhile, or the job was taken away.
+    """
+    made = predict_series(services, champions, task, series_uid, report)
+    mask = made.prediction.mask
+    sop_uid, seg_series_uid = (None, None) if mask.is_empty else (new_uid(), new_uid())
+    draft = NewDraft(
+        series_uid=series_uid,
+        task=task.name,
+        author=MODEL_AUTHOR,
+        model_version=made.model_version,
+        origin="model",
+        sop_instance_uid=sop_uid,
+        seg_series_uid=seg_series_uid,
+        voxels=mask.voxels(),
+        nothing_found=mask.is_empty,
+    )
+    origin = SegOrigin(
+        kind="AUTOMATIC",
+        author=MODEL_AUTHOR,
+        algorithm_name=f"TransUNet {task.name}",
+        algorithm_version=str(made.model_version),
+        description=f"Draft {task.name} v{made.model_version}",
+    )
+    payload = seg_file(mask, made.source, origin, sop_uid, seg_series_uid)
+    prediction = made.prediction
+    return services.ledger.annotations.add_draft(draft, payload, prediction.scores, prediction.embedding, job)
+
+
+def seg_file(
+    mask: Mask, source: SourceSeries, origin: SegOrigin, sop_uid: str | None, series_uid: str | None
+) -> bytes | None:
+    """The mask as an encoded SEG, or None for an empty one: "nothing found" is recorded, not stored."""
+    if sop_uid is None:
+        return None
+    return encode(write_seg(mask, source, origin, sop_uid, series_uid))
+
+
+def enqueue_drafts(services: Services, task: Task) -> int:
+    """A job for each ready series that has neither a human label nor a draft of the champion; how many are new.
+
+    With `presegment.redraft` off, a series that has a draft of any version keeps it.
+
+    Raises:
+        NoChampion: no model serves the task.
+    """
+    champion = require_champion(services, task)
+    wanted = services.ledger.annotations.undrafted(task.name, champion.version)
+    suitable = suitable_series(services, task)
+    if not services.settings.presegment.redraft:
+        wanted = [uid for uid in wanted if services.ledger.annotations.latest_draft(uid, task.name) is None]
+    payloads = [({"series_uid": uid}, draft_key(task.name, uid)) for uid in wanted if uid in suitable]
+    return services.ledger.jobs.add_many(DRAFT, task.name, payloads, services.settings.worker.attempts)
+
+
+def deliver_outbox(services: Services, limit: int = 10) -> int:
+    """Bring what waits in the outbox to the archive; how many rows are done.
+
+    Raises:
+        ArchiveUnavailable: the archive is away; what waits goes on waiting.
+    """
+    delivered = 0
+    for row in services.ledger.outbox.pending(limit, OUTBOX_CLAIM_S):
+        try:
+            if row.action == "delete":
+                services.archive.delete_series(row.series_uid)
+            elif row.payload is not None:
+                services.archive.store([row.payload])
+        except LabelError as error:
+            services.ledger.outbox.failed(row.id, str(error))
+            if isinstance(error, ArchiveUnavailable):
+                raise
+            logger.error("%s of SEG %s failed and will be tried again: %s", row.action, row.sop_instance_uid, error)
+            continue
+        services.ledger.outbox.done(row.id)
+        delivered += 1
+    return delivered
+
+
+def suitable_series(services: Services, task: Task) -> frozenset[str]:
+    """Ready series that the task takes, by modality and description."""
+    ready = services.ledger.series.list(status="ready")
+    return frozenset(row.series_uid for row in ready if task.why_not(row.modality, row.description) is None)
+
+
+def _require_suitable(source: SourceSeries, task: Task) -> None:
+    reason = task.why_not(source.volume.modality, source.description)
+    if reason is not None:
+        raise InconsistentSeries(reason)

@@ -1,0 +1,172 @@
+"""Human labels: taken in from viewers and uploads, accepted or rejected by reviewers."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lib.core.errors import InvalidSegmentation, LabelError, NotFound
+from lib.core.values import Mask
+from lib.dicom.seg import SegOrigin, new_uid, read_seg
+from lib.dicom.series import SourceSeries
+from lib.ledger.rows import AnnotationRow, NewHuman
+from lib.taskfile import Task
+from lib.workflows.presegment import load_series, seg_file
+from lib.workflows.services import Services
+
+logger = logging.getLogger(__name__)
+
+UNKNOWN_AUTHOR = "unknown (viewer)"
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where a human label comes from.
+
+    Attributes:
+        author: who drew it.
+        parent_id: the draft that was corrected, or None.
+        changed_voxels: voxels that differ from that draft, or None without one.
+    """
+
+    author: str
+    parent_id: int | None
+    changed_voxels: int | None
+
+
+def submit_mask(services: Services, task: Task, source: SourceSeries, mask: Mask, author: str = "") -> int:
+    """Take in a label that a client uploads, and put its SEG into the outbox for the archive.
+
+    Args:
+        services: the rooms.
+        task: whose labels the mask holds.
+        source: the labelled series.
+        mask: on the grid of the series.
+        author: who drew it; empty = the holder of the lease.
+
+    Returns:
+        The id of the annotation.
+
+    Raises:
+        GeometryMismatch: the mask lies on another grid; names both.
+    """
+    source.volume.geometry.require_same(mask.geometry, f"the label of series {source.series_uid}")
+    found = provenance(services, task, source, mask, author)
+    sop_uid, seg_series_uid = (None, None) if mask.is_empty else (new_uid(), new_uid())
+    origin = SegOrigin(
+        kind="MANUAL",
+        author=found.author,
+        algorithm_name="",
+        algorithm_version="",
+        description=f"Label {task.name} by {found.author}"[:64],
+    )
+    payload = seg_file(mask, source, origin, sop_uid, seg_series_uid)
+    human = _new_human(task, source.series_uid, mask, found, sop_uid, seg_series_uid)
+    return services.ledger.annotations.add_human(human, _accepts_at_once(services), payload)
+
+
+def record_seg(
+    services: Services, task: Task, source: SourceSeries, mask: Mask, author: str, sop_uid: str, seg_series_uid: str
+) -> int:
+    """Take in a human's SEG that the archive already holds; the same SEG twice is one annotation."""
+    found = provenance(services, task, source, mask, author)
+    human = _new_human(task, source.series_uid, mask, found, sop_uid, seg_series_uid)
+    return services.ledger.annotations.add_human(human, _accepts_at_once(services))
+
+
+def provenance(services: Services, task: Task, source: SourceSeries, mask: Mask, author: str) -> Provenance:
+    """Author, parent draft and changed voxels of a new human label.
+
+    The author is, in this order: who is named, who holds the lease, unknown.
+    """
+    holder = services.ledger.queue.holder(source.series_uid, task.name)
+    name = author or (holder.annotator if holder else UNKNOWN_AUTHOR)
+    draft = services.ledger.annotations.latest_draft(source.series_uid, task.name)
+    if draft is None:
+        return Provenance(name, None, None)
+    return Provenance(name, draft.id, _changed_voxels(services, task, source, draft, mask))
+
+
+def annotation_mask(services: Services, annotation_id: int, source: SourceSeries | None = None) -> Mask:
+    """The mask of an annotation on the grid of its series; all background when nothing was found.
+
+    Args:
+        services: the rooms.
+        annotation_id: of the ledger.
+        source: its series, when the caller has it already.
+
+    Raises:
+        NotFound: no such annotation, or its SEG or series has left the archive.
+        InvalidSegmentation: the annotation was rejected as unreadable.
+    """
+    row = services.ledger.annotations.get(annotation_id)
+    if not row.series_uid or not row.task:
+        raise InvalidSegmentation(f"annotation {annotation_id} belongs to no series and task: {row.reason}")
+    return _read(services, services.task(row.task), source or load_series(services, row.series_uid), row)
+
+
+def accept(services: Services, annotation_id: int, reviewer: str) -> None:
+    """Let a submitted annotation become a training label.
+
+    Raises:
+        Conflict: it is not submitted (any more).
+    """
+    services.ledger.annotations.accept(annotation_id, reviewer)
+
+
+def reject(services: Services, annotation_id: int, reviewer: str, reason: str) -> None:
+    """Refuse an annotation; its series returns to the queue.
+
+    Raises:
+        Conflict: it is neither submitted nor accepted.
+    """
+    services.ledger.annotations.reject(annotation_id, reviewer, reason)
+
+
+def list_annotations(
+    services: Services, task: Task | None = None, status: str | None = None, limit: int = 100
+) -> Sequence[AnnotationRow]:
+    """Annotations, newest first."""
+    return services.ledger.annotations.list(task=task.name if task else None, status=status, limit=limit)
+
+
+def _new_human(
+    task: Task, series_uid: str, mask: Mask, found: Provenance, sop_uid: str | None, seg_series_uid: str | None
+) -> NewHuman:
+    return NewHuman(
+        series_uid=series_uid,
+        task=task.name,
+        author=found.author,
+        sop_instance_uid=sop_uid,
+        seg_series_uid=seg_series_uid,
+        parent_id=found.parent_id,
+        changed_voxels=found.changed_voxels,
+        voxels=mask.voxels(),
+        nothing_found=mask.is_empty,
+    )
+
+
+def _accepts_at_once(services: Services) -> bool:
+    return services.settings.review.mode == "auto"
+
+
+def _changed_voxels(
+    services: Services, task: Task, source: SourceSeries, draft: AnnotationRow, mask: Mask
+) -> int | None:
+    """Voxels that differ from the draft; None when the draft's SEG cannot be had, which is logged."""
+    try:
+        return _read(services, task, source, draft).changed_voxels(mask)
+    except LabelError as error:
+        logger.warning("draft %d cannot be compared with its correction: %s", draft.id, error)
+        return None
+
+
+def _read(services: Services, task: Task, source: SourceSeries, row: AnnotationRow) -> Mask:
+    if row.nothing_found or row.seg_series_uid is None:
+        geometry = source.volume.geometry
+        return Mask(np.zeros(geometry.shape, np.uint8), geometry, task.schema)
+    for dataset in services.archive.fetch(row.seg_series_uid):
+        if dataset.SOPInstanceUID == row.sop_instance_uid:
+            return read_seg(dataset, source, task.schema)
+    raise NotFound(f"SEG {row.sop_instance_uid} of annotation {row.id} is not in the archive any more")
