@@ -21,6 +21,7 @@ from torch import Tensor
 from lib.core.errors import ManifestMismatch, NotFound
 from lib.core.labels import LabelSchema
 from lib.inference.config import PreprocessConfig
+from lib.inference.devices import choose_device
 from lib.inference.predictor import Predictor
 from lib.inference.preprocess import Preprocess
 from lib.networks.config import NetworkConfig
@@ -169,7 +170,7 @@ def read_manifest(folder: Path) -> Manifest:
     return Manifest.from_dict(values)
 
 
-def load_predictor(folder: Path, task: TaskParts, device: torch.device, batch_size: int) -> Predictor:
+def load_predictor(folder: Path, task: TaskParts, device: str, batch_size: int) -> Predictor:
     """The model of a folder, ready to predict.
 
     Raises:
@@ -188,7 +189,8 @@ def load_predictor(folder: Path, task: TaskParts, device: torch.device, batch_si
         network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True), strict=True)
     except (RuntimeError, pickle.UnpicklingError) as error:
         raise ManifestMismatch(f"the weights {path} do not fit the network of task {task.name}: {error}") from error
-    return Predictor(network, build_preprocess(task.preprocess, task.network), task.schema, device, batch_size)
+    preprocess = build_preprocess(task.preprocess, task.network)
+    return Predictor(network, preprocess, task.schema, choose_device(device), batch_size)
 
 
 def build_network(config: NetworkConfig, schema: LabelSchema) -> TransUNet:

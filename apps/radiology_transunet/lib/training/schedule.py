@@ -1,0 +1,48 @@
+"""How far a run is, and how fast it learns there."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import cos, pi
+
+from lib.training.config import Schedule
+
+POLY_POWER = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Steps and seconds of a run; whichever is used up first ends it.
+
+    Attributes:
+        steps: of the whole run.
+        seconds: of the whole run, or None.
+        clock: seconds since the run began, over all its parts when it was resumed.
+    """
+
+    steps: int
+    seconds: float | None
+    clock: Callable[[], float]
+
+    def progress(self, step: int) -> float:
+        """Share of the run that is over after `step` steps, in [0, 1]: the larger of both budgets' shares."""
+        share_of_time = 0.0 if self.seconds is None else self.clock() / self.seconds
+        return min(1.0, max(step / self.steps, share_of_time))
+
+    def left_s(self, step: int) -> float:
+        """Estimated seconds to go, from the pace so far."""
+        progress = max(self.progress(step), 1e-6)
+        return self.clock() * (1 - progress) / progress
+
+
+def rate_factor(progress: float, warmup: float, schedule: Schedule) -> float:
+    """Factor of the peak learning rate at a progress in [0, 1]: linear warm-up, then down to zero.
+
+    Args:
+        progress: share of the run that is over.
+        warmup: share of the run in which the rate rises.
+        schedule: "cosine", or "poly": (1 - x) ** 0.9.
+    """
+    if progress < warmup:
+        return progress / warmup
+    rest = (progress - warmup) / (1 - warmup)
+    return float((1 + cos(pi * rest)) / 2 if schedule == "cosine" else (1 - rest) ** POLY_POWER)
