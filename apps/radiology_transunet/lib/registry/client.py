@@ -27,21 +27,28 @@ def connect(uri: str) -> Any:
     Raises:
         RegistryUnavailable: the database cannot be opened or has another schema version.
     """
-    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    load()
     try:
         _use_write_ahead_log(uri)
-        with warnings.catch_warnings():
-            # MLflow 3.17 declares a loader strategy that SQLAlchemy 2.1 deprecates
-            warnings.filterwarnings("ignore", message="The ``noload`` loader strategy", category=DeprecationWarning)
-            return _opened(uri)
+        return _opened(uri)
     except Exception as error:  # MLflow lets errors of SQLAlchemy, of drivers and of the file system through
         raise RegistryUnavailable(f"the model registry {uri} must be a database of MLflow: {error}") from error
+
+
+def load() -> None:
+    """Import MLflow, which takes seconds in a fresh process; without telemetry and chatter."""
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    with warnings.catch_warnings():
+        # MLflow 3.17 declares a loader strategy that SQLAlchemy 2.1 deprecates
+        warnings.filterwarnings("ignore", message="The ``noload`` loader strategy", category=DeprecationWarning)
+        import mlflow.store.model_registry.sqlalchemy_store
+        import mlflow.store.tracking.sqlalchemy_store  # noqa: F401 - both are what a client imports late
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
 
 
 def _opened(uri: str) -> Any:
     from mlflow.tracking import MlflowClient
 
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
     client = MlflowClient(tracking_uri=uri, registry_uri=uri)
     client.search_registered_models(max_results=1)
     return client

@@ -18,7 +18,7 @@ from typing import Any
 from uuid import uuid4
 
 from lib.core.errors import Conflict, InvalidInput, NotFound
-from lib.registry.client import call, connect
+from lib.registry.client import call, connect, load
 from lib.registry.config import RegistryConfig
 from lib.registry.folders import exclusive, publish, sweep
 from lib.registry.versions import CHAMPION, FOLDER_TAG, KEY_TAG, METRICS_TAG, ModelVersion, from_row
@@ -57,6 +57,7 @@ class Registry:
         """
         with self._opening:
             if self._client is None:
+                load()
                 with exclusive(self._models):  # two first openers would both create the tables
                     self._client = connect(self._uri)
 
@@ -143,6 +144,12 @@ class Registry:
                 call(lambda: self._client.set_registered_model_alias(task, CHAMPION, str(version)))
             return before
 
+    def previous(self, task: str) -> int | None:
+        """The version that a rollback would go to: the last former champion whose weights are still there."""
+        champion = self._champion_number(task)
+        there = {version.version for version in self.list(task)} - {champion}
+        return next((number for number in reversed(self._former(task)) if number in there), None)
+
     def rollback(self, task: str) -> ModelVersion:
         """Let the version serve that served before the present champion.
 
@@ -151,14 +158,13 @@ class Registry:
         """
         self.open()
         with exclusive(self._models):
-            champion = self._champion_number(task)
-            there = {version.version for version in self.list(task)} - {champion}
-            former = tuple(number for number in self._former(task) if number in there)
-            if champion is None or not former:
-                raise Conflict(f"task {task} must have an earlier champion to go back to; champion: {champion}")
-            call(lambda: self._client.set_registered_model_alias(task, CHAMPION, str(former[-1])))
-            self._remember(task, former[:-1])
-        return self.get(task, former[-1])
+            former, target = self._former(task), self.previous(task)
+            if target is None:
+                raise Conflict(f"task {task} must have an earlier champion to go back to, got none")
+            call(lambda: self._client.set_registered_model_alias(task, CHAMPION, str(target)))
+            newest = max(index for index, number in enumerate(former) if number == target)
+            self._remember(task, former[:newest])
+        return self.get(task, target)
 
     def _version(self, task: str, version: int, champion: int | None) -> ModelVersion:
         row = call(lambda: self._client.get_model_version(task, str(version)))
