@@ -34,7 +34,7 @@ REGISTRY_STAMP = "mlflow.version"
 
 
 def main() -> int:
-    """Prepare everything; 0 when the software can run, also when a part is missing, 1 when the state cannot be prepared."""
+    """Prepare everything; 1 when the state cannot be prepared, else 0, also when a part is missing."""
     from lib.settings import load_settings
 
     try:
