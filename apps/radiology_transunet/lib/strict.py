@@ -27,9 +27,7 @@ def build(cls: type[T], tree: object, error: type[InvalidInput], locate: Callabl
     try:
         built = TypeAdapter(cls).validate_python(tree)
     except ValidationError as wrong:
-        raise error("; ".join(_in_words(e, locate) for e in wrong.errors())) from wrong  # type: ignore[arg-type]
-    except InvalidInput as wrong:
-        raise error(f"{locate(())}: {wrong}") from wrong
+        raise error("; ".join(_in_words(e, locate) for e in wrong.errors())) from wrong
     unknown = list(unknown_keys(tree, asdict(built)))  # type: ignore[call-overload]
     if unknown:
         raise error("; ".join(f"{locate(path)}: unknown key {dotted(path)!r}" for path in unknown))
@@ -56,6 +54,6 @@ def dotted(path: Path) -> str:
 
 def _in_words(problem: Mapping[str, object], locate: Callable[[Path], str]) -> str:
     path: Path = problem["loc"]  # type: ignore[assignment]
-    message, came = problem["msg"], problem["input"]
-    shown = "" if problem["type"] == "missing" else f", got {came!r}"
+    message, came = str(problem["msg"]).removeprefix("Value error, "), problem["input"]
+    shown = "" if problem["type"] in ("missing", "value_error") else f", got {came!r}"
     return f"{locate(path)}: {dotted(path) or 'file'}: {message}{shown}"

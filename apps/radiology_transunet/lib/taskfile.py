@@ -53,9 +53,10 @@ class Task:
             raise InvalidTask(f"name must be lower-case letters, digits and underscores, got {self.name!r}")
         if not self.modalities:
             raise InvalidTask("modalities must name at least one DICOM modality, got none")
-        unknown = [name for name in self.rare if self.schema.find(name) is None]
+        schema = self.schema  # refuses names and ids that occur twice
+        unknown = [name for name in self.rare if schema.find(name) is None]
         if unknown:
-            raise InvalidTask(f"rare must name labels among {list(self.schema.names)}, got {unknown}")
+            raise InvalidTask(f"rare must name labels among {list(schema.names)}, got {unknown}")
         try:
             re.compile(self.series_description)
         except re.error as error:

@@ -25,7 +25,7 @@ class LabelError(Exception):
     """Base of every error that this software raises on purpose."""
 
 
-class InvalidInput(LabelError):
+class InvalidInput(LabelError, ValueError):
     """Input that cannot be used; the message names what to change."""
 
 

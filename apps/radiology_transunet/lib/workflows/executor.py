@@ -24,7 +24,7 @@ from lib.workflows.jobs import BACKGROUND, CHECK, DRAFT, READ_SEG, RETRAIN
 from lib.workflows.models import ChampionCache
 from lib.workflows.presegment import deliver_outbox, enqueue_drafts, presegment
 from lib.workflows.query import refresh_queues
-from lib.workflows.retrain import reconcile_promotions
+from lib.workflows.promotion import reconcile_promotions
 from lib.workflows.services import Services
 
 logger = logging.getLogger(__name__)

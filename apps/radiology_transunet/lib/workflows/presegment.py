@@ -11,8 +11,10 @@ from dataclasses import dataclass
 
 from lib.core.errors import ArchiveUnavailable, InconsistentSeries, LabelError
 from lib.core.values import Mask, Prediction
-from lib.dicom.seg import SegOrigin, encode, new_uid, write_seg
+from lib.dicom.files import encode
+from lib.dicom.seg import SegOrigin, write_seg
 from lib.dicom.series import SourceSeries, assemble
+from lib.dicom.writer import new_uid
 from lib.ledger.rows import JobRow, NewDraft
 from lib.taskfile import Task
 from lib.workflows.jobs import DRAFT, draft_key

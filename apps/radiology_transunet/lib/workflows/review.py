@@ -8,8 +8,9 @@ import numpy as np
 
 from lib.core.errors import InvalidSegmentation, LabelError, NotFound
 from lib.core.values import Mask
-from lib.dicom.seg import SegOrigin, new_uid, read_seg
+from lib.dicom.seg import SegOrigin, read_seg
 from lib.dicom.series import SourceSeries
+from lib.dicom.writer import new_uid
 from lib.ledger.rows import AnnotationRow, NewHuman
 from lib.taskfile import Task
 from lib.workflows.presegment import load_series, seg_file

@@ -1,0 +1,94 @@
+"""The switch from one model to the next, across ledger and registry.
+
+The ledger's row is written first and stays open until the alias has moved; the alias is the truth. Whoever switches,
+and every start, first completes what a killed process left open, so that an old decision never comes after a newer one.
+"""
+
+import logging
+from collections.abc import Mapping
+
+from lib.core.errors import Conflict, NotFound
+from lib.ledger.rows import VerdictRow
+from lib.registry.versions import ModelVersion
+from lib.taskfile import Task
+from lib.workflows.services import Services
+
+logger = logging.getLogger(__name__)
+
+PROMOTED = "promoted"
+KEPT = "kept"
+ROLLBACK = "rollback"
+
+
+def promote(
+    services: Services, task: Task, version: int, reason: str, metrics: Mapping[str, float] | None = None
+) -> None:
+    """Let a version serve the task, recorded with the reason.
+
+    Raises:
+        NotFound: no such version.
+        ManifestMismatch: it does not fit the task; the champion stays.
+    """
+    reconcile_promotions(services, task.name)
+    _require_fits(services, task, version)
+    row_id = services.ledger.models.begin(task.name, version, PROMOTED, reason, metrics or {})
+    services.registry.promote(task.name, version)
+    services.ledger.models.finish(row_id)
+
+
+def rollback(services: Services, task: Task, reason: str) -> ModelVersion:
+    """Let the version serve again that served before the champion, recorded with the reason.
+
+    Raises:
+        Conflict: there is no earlier champion.
+        ManifestMismatch: it does not fit the task as it is now; the champion stays.
+    """
+    reconcile_promotions(services, task.name)
+    target = services.registry.previous(task.name)
+    if target is None:
+        raise Conflict(f"task {task.name} has no earlier champion to go back to; see: transunet-label models list")
+    _require_fits(services, task, target)
+    row_id = services.ledger.models.begin(task.name, target, ROLLBACK, reason)
+    model = services.registry.rollback(task.name)
+    services.ledger.models.finish(row_id)
+    return model
+
+
+def keep(services: Services, task: Task, version: int, reason: str, metrics: Mapping[str, float]) -> None:
+    """Record that a version does not become the champion, with the reason."""
+    services.ledger.models.finish(services.ledger.models.begin(task.name, version, KEPT, reason, metrics))
+
+
+def reconcile_promotions(services: Services, task_name: str | None = None) -> int:
+    """Complete what a killed process left between ledger and registry; how many rows were open.
+
+    Runs at the start of server and worker and before each switch.
+    """
+    opened = services.ledger.models.open(task_name)
+    for row in opened:
+        _complete(services, row)
+        services.ledger.models.finish(row.id)
+    return len(opened)
+
+
+def _complete(services: Services, row: VerdictRow) -> None:
+    """Move the alias where the row says, unless it is there."""
+    serving = [model.version for model in services.registry.list(row.task) if model.is_champion]
+    if row.verdict == KEPT or row.version in serving:
+        return
+    try:
+        if row.verdict == ROLLBACK:
+            if services.registry.previous(row.task) == row.version:
+                services.registry.rollback(row.task)
+        else:
+            services.registry.promote(row.task, row.version)
+    except (NotFound, Conflict) as error:
+        what = f"{row.verdict} of version {row.version} of task {row.task}"
+        logger.error("what a killed process left open cannot be completed: %s: %s", what, error)
+
+
+def _require_fits(services: Services, task: Task, version: int) -> None:
+    """Refuse a version that could not serve the task."""
+    from lib.inference.model import read_manifest
+
+    read_manifest(services.registry.path(task.name, version)).require_fits(task)

@@ -1,0 +1,9 @@
+# The archive from the same Debian packages that the tests run against.
+FROM debian:bookworm-slim
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends orthanc orthanc-dicomweb orthanc-postgresql curl \
+    && rm -rf /var/lib/apt/lists/*
+COPY docker/orthanc.json /etc/orthanc-transunet.json
+EXPOSE 8042
+USER orthanc
+ENTRYPOINT ["Orthanc", "/etc/orthanc-transunet.json"]
