@@ -67,6 +67,11 @@ class SourceSeries:
         """The volume's grid."""
         return self.volume.geometry
 
+    @property
+    def description(self) -> str:
+        """SeriesDescription, "" without one."""
+        return str(self.headers[0].get("SeriesDescription") or "")
+
 
 def assemble(datasets: Sequence[Dataset]) -> SourceSeries:
     """The volume that single-slice grey instances make.
