@@ -74,9 +74,32 @@ def frames(dataset: Dataset) -> Iterator[npt.NDArray[np.generic]]:
     if "PixelData" not in dataset:
         raise UnreadablePixels(f"{name_of(dataset)} has no pixel data")
     try:
-        yield from iter_pixels(dataset)
+        yield from _packed_bits(dataset) if _is_packed(dataset) else iter_pixels(dataset)
     except DECODING_ERRORS as error:
         raise _undecodable(dataset, error) from error
+
+
+def _is_packed(dataset: Dataset) -> bool:
+    syntax = dataset.file_meta.TransferSyntaxUID
+    return dataset.get("BitsAllocated") == 1 and not syntax.is_encapsulated and bool(syntax.is_little_endian)
+
+
+def _packed_bits(dataset: Dataset) -> Iterator[npt.NDArray[np.uint8]]:
+    """Frames of one bit a pixel, which follow each other without a gap: a frame may start inside a byte.
+
+    pydicom 3.0 reads such an object as a whole, but not frame by frame.
+    """
+    rows, columns, count = int(dataset.Rows), int(dataset.Columns), int(dataset.get("NumberOfFrames") or 1)
+    packed = np.frombuffer(dataset.PixelData, dtype=np.uint8)
+    size = rows * columns
+    if packed.size * 8 < size * count:
+        raise ValueError(
+            f"{count} frames of {rows}x{columns} bits need {-(-size * count // 8)} bytes, got {packed.size}"
+        )
+    for index in range(count):
+        start = index * size
+        bits = np.unpackbits(packed[start // 8 : -(-(start + size) // 8)], bitorder="little")
+        yield bits[start % 8 : start % 8 + size].reshape(rows, columns)
 
 
 def _undecodable(dataset: Dataset, error: Exception) -> UnreadablePixels:

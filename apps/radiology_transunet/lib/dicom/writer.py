@@ -1,6 +1,6 @@
 """A Volume -> a CT or MR series, one slice a file.
 
-CT voxels become whole HU. MR voxels stay exact when they are whole numbers that 16 bits hold; other values are
+CT voxels become whole HU. MR voxels stay exact when they are whole numbers of a span that 16 bits hold; other values are
 spread over 16 bits with a rescale slope, so they come back within half a step.
 """
 
@@ -132,8 +132,9 @@ def _scaled(volume: Volume) -> _Stored:
     limit = np.iinfo(np.uint16).max
     values = volume.array.astype(np.float64)
     low, high = float(values.min()), float(values.max())
-    if low >= 0 and high <= limit and np.array_equal(values, np.rint(values)):
-        return _Stored(values.astype(np.uint16), "1", "0")
+    if high - low <= limit and np.array_equal(values, np.rint(values)):
+        start = 0.0 if low >= 0 and high <= limit else low
+        return _Stored((values - start).astype(np.uint16), "1", format_number_as_ds(start))
     intercept = format_number_as_ds(low)
     slope = format_number_as_ds((high - low) / limit if high > low else 1.0)
     steps = np.rint((values - float(intercept)) / float(slope))
