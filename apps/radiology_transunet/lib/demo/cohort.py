@@ -120,7 +120,7 @@ def case_files(case: CohortCase) -> CaseFiles:
     if not case.labelled or mask.is_empty:
         return CaseFiles(images, None)
     source = assemble(images)
-    origin = SegOrigin(kind="MANUAL", author=AUTHOR, description=f"Labels of {AUTHOR}")
+    origin = SegOrigin("MANUAL", AUTHOR, "", "", f"Labels of {AUTHOR}")
     fitted = match_slice_order(mask, source.geometry)
     sop_uid = stable_uid(case.key, "segmentation")
     return CaseFiles(images, write_seg(fitted, source, origin, sop_uid, case.seg_series_uid))

@@ -128,7 +128,7 @@ def _case(
         return volume, mask
 
     return CohortCase(
-        key=f"{name}-{modality}-{hashlib.sha256(image.read_bytes()).hexdigest()[:16]}",
+        key=f"{name}-{modality}-{patient}-{hashlib.sha256(image.read_bytes()).hexdigest()[:16]}",
         title=name[-16:],
         patient_id=f"{set_name[:40]}-{patient[:20]}",
         patient_name=f"{set_name[:40]}^{patient[:20]}",
