@@ -1,0 +1,269 @@
+"""Annotations and the rules of their life.
+
+    model, foreign model:  draft ------------------------------> superseded
+    human:                 submitted --accept--> accepted -----> superseded
+                               `------reject-------`-----------> rejected
+
+A draft never counts as a label; the schema forbids it. What a person did last counts: an accepted
+annotation supersedes everything older of its series and task, a submitted one only older submitted
+ones, a rejected one nothing.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import sqlalchemy as sa
+
+from lib.core.errors import Conflict, InvalidInput
+from lib.ledger import leasing, masks, tables
+from lib.ledger.annotation_reads import AnnotationReads
+from lib.ledger.book import NOTHING, insert_id, insert_new, require_series
+from lib.ledger.database import lock_series
+from lib.ledger.masks import A
+from lib.ledger.rows import (
+    AnnotationRow,
+    AnnotationStatus,
+    JobRow,
+    NewDraft,
+    NewHuman,
+    Origin,
+)
+
+BEFORE_ACCEPTED = ("draft", "submitted", "accepted")
+
+
+class Annotations(AnnotationReads):
+    """`ledger.annotations`."""
+
+    __slots__ = ()
+
+    def add_draft(
+        self,
+        draft: NewDraft,
+        outbox: bytes | None = None,
+        scores: Mapping[str, float] = NOTHING,
+        embedding: npt.NDArray[np.floating[Any]] | None = None,
+        job: JobRow | None = None,
+        unless_labelled: bool = True,
+    ) -> int:
+        """Enter what a model found; the same SEG again changes nothing.
+
+        It supersedes older drafts of the same origin. Their SEG, if ours, will be deleted from the archive, but
+        not while an annotator holds the series.
+
+        Args:
+            draft: the draft.
+            outbox: its SEG as a DICOM file, to be stored in the archive; None when it is there, or nothing was found.
+            scores: by label name, larger = label first.
+            embedding: (d,) float32.
+            job: refuse when its worker no longer holds it.
+            unless_labelled: refuse when a person was faster.
+
+        Returns:
+            The id.
+
+        Raises:
+            NotFound: no such series.
+            Conflict: a person was faster, the job is lost, or the SEG is something else already.
+        """
+        now = self.clock()
+        with self._write() as connection:
+            if job is not None:
+                masks.require_held(connection, job)
+            require_series(connection, draft.series_uid)
+            known = masks.by_sop(connection, draft.sop_instance_uid)
+            if known is not None:
+                return masks.require_twin(known, draft, draft.origin)
+            if unless_labelled and _is_labelled(connection, draft.series_uid, draft.task):
+                raise Conflict(f"series {draft.series_uid} has a person's annotation for {draft.task} already")
+            older = masks.supersede(connection, draft.series_uid, draft.task, ("draft",), draft.origin)
+            for old in older:
+                masks.withdraw(connection, now, old)
+            annotation_id = self._insert(connection, draft, "draft", draft.origin, outbox)
+            masks.keep_scores(connection, annotation_id, scores, embedding)
+            details = {"series": draft.series_uid, "task": draft.task, "version": draft.model_version}
+            self._note_new(connection, annotation_id, "annotation.draft", details, older, draft.author)
+            return annotation_id
+
+    def add_human(self, human: NewHuman, accept: bool, outbox: bytes | None = None) -> int:
+        """Enter what a person made; the same SEG again changes nothing.
+
+        It ends the lease on the series and takes the series out of the queues.
+
+        Args:
+            human: the annotation.
+            accept: True makes it a label at once (review `auto`), False leaves it to a reviewer.
+            outbox: its SEG as a DICOM file, to be stored in the archive; None when it came from there.
+
+        Returns:
+            The id.
+
+        Raises:
+            NotFound: no such series.
+            Conflict: the SEG is a draft, another series' or a rejected one.
+            InvalidInput: a parent of another series or task.
+        """
+        with self._write() as connection:
+            require_series(connection, human.series_uid)
+            known = masks.by_sop(connection, human.sop_instance_uid)
+            if known is not None:
+                return masks.require_twin(known, human, "human")
+            masks.require_parent(connection, human)
+            status: AnnotationStatus = "accepted" if accept else "submitted"
+            over = BEFORE_ACCEPTED if accept else ("submitted",)
+            older = masks.supersede(connection, human.series_uid, human.task, over)
+            annotation_id = self._insert(connection, human, status, "human", outbox)
+            leasing.end(connection, self.clock(), "labelled", human.series_uid, human.task)
+            leasing.refresh(connection, human.series_uid)
+            details = {"series": human.series_uid, "task": human.task, "parent": human.parent_id}
+            self._note_new(connection, annotation_id, f"annotation.{status}", details, older, human.author)
+            return annotation_id
+
+    def accept(self, annotation_id: int, reviewer: str) -> None:
+        """Make a submitted annotation a label.
+
+        Raises:
+            NotFound: no such annotation.
+            Conflict: it is not submitted.
+        """
+        with self._write() as connection:
+            found = _locked(connection, annotation_id, ("submitted",), "accepted")
+            older = masks.supersede(connection, found.series_uid, found.task, BEFORE_ACCEPTED)
+            self._review(connection, found, "accepted", reviewer, found.reason)
+            details = {"superseded": [old.id for old in older if old.id != found.id]}
+            self._note(connection, "annotation.accepted", f"annotation {found.id}", details, reviewer)
+
+    def reject(self, annotation_id: int, reviewer: str, reason: str) -> None:
+        """Refuse a submitted annotation, or take back a label; the case returns to the queues.
+
+        Raises:
+            NotFound: no such annotation.
+            Conflict: it is neither submitted nor accepted.
+            InvalidInput: no reason.
+        """
+        if not reason:
+            raise InvalidInput(f"a rejection needs a reason, got none for annotation {annotation_id}")
+        with self._write() as connection:
+            found = _locked(connection, annotation_id, ("submitted", "accepted"), "rejected")
+            self._review(connection, found, "rejected", reviewer, reason)
+            leasing.refresh(connection, found.series_uid)
+            details = {"reason": reason, "was": found.status}
+            self._note(connection, "annotation.rejected", f"annotation {found.id}", details, reviewer)
+
+    def reject_seg(
+        self,
+        sop_instance_uid: str,
+        series_uid: str | None,
+        task: str | None,
+        reason: str,
+        author: str = "unknown",
+        origin: Origin = "human",
+        seg_series_uid: str | None = None,
+    ) -> int:
+        """Record a SEG that cannot be used, with the reason; it supersedes nothing. Twice changes nothing.
+
+        Args:
+            sop_instance_uid: of the SEG.
+            series_uid: that it refers to, known to the ledger or not; None when it names none.
+            task: that it was read for; None when it fits none.
+            reason: why it cannot be used.
+            author: who made it.
+            origin: what made it.
+            seg_series_uid: SeriesInstanceUID of the SEG itself.
+
+        Returns:
+            The id; that of the annotation with this SEG when there is one already.
+        """
+        now = self.clock()
+        with self._write() as connection:
+            is_known = series_uid is not None and lock_series(connection, tables.series, series_uid)
+            where = {"series_uid": series_uid if is_known else None, "referenced_series_uid": series_uid, "task": task}
+            who = {"status": "rejected", "origin": origin, "author": author, "reason": reason}
+            what = {"sop_instance_uid": sop_instance_uid, "seg_series_uid": seg_series_uid}
+            times = {"created_at": now, "stored_at": now}
+            is_new = insert_new(connection, A, {**masks.FRESH, **where, **who, **what, **times})
+            found = connection.execute(sa.select(A.c.id).where(A.c.sop_instance_uid == sop_instance_uid)).scalar_one()
+            if is_new:
+                details = {"sop": sop_instance_uid, "series": series_uid, "reason": reason}
+                self._note(connection, "annotation.rejected", f"annotation {found}", details, author)
+            return int(found)
+
+    def forget_rejection(self, annotation_id: int) -> None:
+        """Remove the record of a SEG that could not be used, so that it can be read again.
+
+        Raises:
+            NotFound: no such annotation.
+            Conflict: it is no such record (what a reviewer rejected stays).
+        """
+        with self._write() as connection:
+            found = masks.row(connection, annotation_id)
+            if found.status != "rejected" or found.reviewed_at is not None:
+                raise Conflict(f"annotation {annotation_id} must be a SEG that could not be used, got {found.status}")
+            connection.execute(sa.delete(A).where(A.c.id == annotation_id))
+            details = {"sop": found.sop_instance_uid, "reason": found.reason}
+            self._note(connection, "annotation.forgotten", f"annotation {annotation_id}", details)
+
+    def _insert(
+        self,
+        connection: sa.Connection,
+        new: NewDraft | NewHuman,
+        status: AnnotationStatus,
+        origin: Origin,
+        file: bytes | None,
+    ) -> int:
+        """Insert the row, and its SEG into the outbox; without a file the SEG, if any, is in the archive."""
+        now = self.clock()
+        is_there = file is None and new.sop_instance_uid is not None
+        state = {"status": status, "origin": origin, "created_at": now, "stored_at": now if is_there else None}
+        annotation_id = insert_id(connection, A, {**masks.FRESH, **_values(new), **state})
+        if file is not None:
+            masks.send(connection, now, annotation_id, new, file)
+        return annotation_id
+
+    def _review(
+        self, connection: sa.Connection, found: AnnotationRow, status: AnnotationStatus, reviewer: str, reason: str
+    ) -> None:
+        values = {"status": status, "reviewer": reviewer, "reviewed_at": self.clock(), "reason": reason}
+        connection.execute(sa.update(A).where(A.c.id == found.id).values(values))
+
+    def _note_new(
+        self,
+        connection: sa.Connection,
+        annotation_id: int,
+        action: str,
+        details: Mapping[str, Any],
+        older: Sequence[AnnotationRow],
+        author: str,
+    ) -> None:
+        superseded = {"superseded": [old.id for old in older]}
+        self._note(connection, action, f"annotation {annotation_id}", {**details, **superseded}, author)
+
+
+def _locked(
+    connection: sa.Connection, annotation_id: int, allowed: Sequence[AnnotationStatus], wanted: AnnotationStatus
+) -> AnnotationRow:
+    """The annotation, its series locked.
+
+    Raises:
+        NotFound: no such annotation.
+        Conflict: it has none of the allowed statuses, or is no person's annotation of a series.
+    """
+    before = masks.row(connection, annotation_id)
+    lock_series(connection, tables.series, before.series_uid)
+    found = masks.row(connection, annotation_id)
+    if found.status not in allowed:
+        raise Conflict(
+            f"annotation {annotation_id} must be {' or '.join(allowed)} to become {wanted}, got {found.status}"
+        )
+    return found
+
+
+def _is_labelled(connection: sa.Connection, series_uid: str, task: str) -> bool:
+    return bool(connection.execute(sa.select(leasing.labelled(series_uid, task))).scalar())
+
+
+def _values(new: NewDraft | NewHuman) -> dict[str, Any]:
+    return {field.name: getattr(new, field.name) for field in fields(new)}

@@ -1,0 +1,234 @@
+"""Jobs: work that some worker shall do, each held by one worker at a time."""
+
+import builtins
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from lib.core.errors import Conflict, InvalidInput, NotFound
+from lib.ledger import tables
+from lib.ledger.book import NOTHING, Book, insert_all_new, insert_new, seconds
+from lib.ledger.rows import JOB_STATES, JobRow, JobState
+
+T = tables.jobs
+JOB = sa.select(*(column for column in T.c if column.key not in ("lease_s", "lease_until")))
+OPEN = ("queued", "running")
+MAX_ATTEMPTS = 3
+FIRST_PAUSE_S = 5.0
+LONGEST_PAUSE_S = 600.0
+
+
+class Jobs(Book):
+    """`ledger.jobs`.
+
+    A worker holds a job by beating: once its last beat is older than the time it asked for at `take`,
+    another worker may take the job over. What the late one still says is not recorded.
+    """
+
+    __slots__ = ()
+
+    def add(self, kind: str, task: str, payload: Mapping[str, Any], key: str, max_attempts: int = MAX_ATTEMPTS) -> int:
+        """Add a job, unless an open one (queued, running) has this kind, task and key; the id of either."""
+        values = self._new(kind, task, payload, key, max_attempts)
+        while True:
+            with self._write() as connection:
+                is_new = insert_new(connection, T, values)
+                same = sa.and_(T.c.kind == kind, T.c.task == task, T.c.key == key, T.c.state.in_(OPEN))
+                found = connection.execute(sa.select(T.c.id).where(same)).scalar()
+                if is_new:
+                    self._note(connection, "job.added", f"job {found}", {"kind": kind, "task": task, "key": key})
+                if found is not None:  # else the open one ended between both statements
+                    return int(found)
+
+    def add_many(
+        self,
+        kind: str,
+        task: str,
+        payloads: Sequence[tuple[Mapping[str, Any], str]],
+        max_attempts: int = MAX_ATTEMPTS,
+    ) -> int:
+        """Add jobs from (payload, key), those without an open job of that key; how many were added."""
+        values = [self._new(kind, task, payload, key, max_attempts) for payload, key in payloads]
+        if not values:
+            return 0
+        with self._write() as connection:
+            count = insert_all_new(connection, T, values)
+            if count:
+                self._note(connection, "job.added", f"{count} jobs", {"kind": kind, "task": task, "count": count})
+            return count
+
+    def take(self, kinds: Sequence[str], worker: str, lease_s: float) -> JobRow | None:
+        """Take the oldest job of the first kind that has one: queued, or left by a worker that is silent.
+
+        A job that was taken `max_attempts` times and left each time fails.
+
+        Args:
+            kinds: kinds of jobs, the preferred first.
+            worker: name of the worker, unique among those that run.
+            lease_s: how long the worker may be silent.
+        """
+        if not worker or not lease_s > 0:
+            raise InvalidInput(f"a job is taken by a named worker for a positive time, got {worker!r}, {lease_s}")
+        self._bury(kinds)
+        now = self.clock()
+        with self._write() as connection:
+            job_id = _next(connection, kinds, now)
+            if job_id is None:
+                return None
+            held = {"worker": worker, "heartbeat_at": now, "lease_s": lease_s, "lease_until": now + seconds(lease_s)}
+            fresh = {"attempts": T.c.attempts + 1, "started_at": now, "progress": 0.0, "message": ""}
+            connection.execute(sa.update(T).where(T.c.id == job_id).values(state="running", **held, **fresh))
+            job = _row(connection, job_id)
+            self._note(connection, "job.taken", f"job {job_id}", {"attempt": job.attempts}, worker)
+            return job
+
+    def beat(self, job_id: int, worker: str, progress: float | None = None, message: str | None = None) -> bool:
+        """Tell that the worker is alive; False when the job was cancelled or taken away: stop.
+
+        Args:
+            job_id: the job.
+            worker: that holds it.
+            progress: 0 to 1; None leaves it.
+            message: what it is doing; None leaves it.
+        """
+        now = self.clock()
+        with self._write() as connection:
+            held = sa.select(T.c.lease_s).where(_held(job_id, worker)).with_for_update()
+            lease_s = connection.execute(held).scalar()
+            if lease_s is None:
+                return False
+            values: dict[str, Any] = {"heartbeat_at": now, "lease_until": now + seconds(lease_s)}
+            if progress is not None:
+                values["progress"] = min(1.0, max(0.0, float(progress)))
+            if message is not None:
+                values["message"] = message
+            connection.execute(sa.update(T).where(T.c.id == job_id).values(values))
+            return True
+
+    def finish(self, job_id: int, worker: str, result: Mapping[str, Any] = NOTHING) -> bool:
+        """Record that a job is done; False, and nothing recorded, when the worker no longer holds it."""
+        values = {"state": "done", "result": result, "progress": 1.0, "error": "", "finished_at": self.clock()}
+        with self._write() as connection:
+            return self._close(connection, job_id, worker, values, {})
+
+    def fail(self, job_id: int, worker: str, error: str, retry: bool) -> bool:
+        """Record that a job failed; False, and nothing recorded, when the worker no longer holds it.
+
+        With `retry` it is queued again after a pause that doubles each time, until its attempts are used up.
+        """
+        now = self.clock()
+        with self._write() as connection:
+            query = sa.select(T.c.attempts, T.c.max_attempts).where(_held(job_id, worker)).with_for_update()
+            found = connection.execute(query).first()
+            if found is None:
+                return False
+            attempts, most = found
+            values: dict[str, Any] = {"state": "failed", "error": error, "finished_at": now}
+            if retry and attempts < most:
+                pause = seconds(min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** (attempts - 1)))
+                values = {"state": "queued", "error": error, "worker": None, "not_before": now + pause}
+            return self._close(connection, job_id, worker, values, {"error": error})
+
+    def cancel(self, job_id: int) -> None:
+        """Cancel a job; a worker that runs it learns so at its next beat.
+
+        Raises:
+            NotFound: no such job.
+            Conflict: it is over.
+        """
+        with self._write() as connection:
+            update = sa.update(T).where(T.c.id == job_id, T.c.state.in_(OPEN))
+            changed = connection.execute(update.values(state="cancelled", finished_at=self.clock())).rowcount
+            if not changed:
+                state = _row(connection, job_id).state
+                raise Conflict(f"job {job_id} must be queued or running to be cancelled, got {state}")
+            self._note(connection, "job.cancelled", f"job {job_id}")
+
+    def get(self, job_id: int) -> JobRow:
+        """The job.
+
+        Raises:
+            NotFound: no such job.
+        """
+        with self._read() as connection:
+            return _row(connection, job_id)
+
+    def list(
+        self, kind: str | None = None, state: JobState | None = None, task: str | None = None, limit: int = 100
+    ) -> builtins.list[JobRow]:
+        """The newest jobs first."""
+        query = JOB.order_by(T.c.id.desc()).limit(limit)
+        for column, value in ((T.c.kind, kind), (T.c.state, state), (T.c.task, task)):
+            query = query if value is None else query.where(column == value)
+        with self._read() as connection:
+            return [JobRow(**found) for found in connection.execute(query).mappings()]
+
+    def counts(self) -> dict[JobState, int]:
+        """Number of jobs by state; every state has one."""
+        with self._read() as connection:
+            found = connection.execute(sa.select(T.c.state, sa.func.count()).group_by(T.c.state)).all()
+        return {**dict.fromkeys(JOB_STATES, 0), **dict(found)}
+
+    def _new(self, kind: str, task: str, payload: Mapping[str, Any], key: str, max_attempts: int) -> dict[str, Any]:
+        if not kind or not key or max_attempts < 1:
+            raise InvalidInput(f"a job needs kind, key and at least 1 attempt, got {kind!r}, {key!r}, {max_attempts}")
+        now = self.clock()
+        fresh = {"state": "queued", "attempts": 0, "progress": 0.0, "message": "", "error": "", "result": {}}
+        what = {"kind": kind, "task": task, "payload": payload, "key": key, "max_attempts": max_attempts}
+        return {**what, **fresh, "created_at": now, "not_before": now}
+
+    def _bury(self, kinds: Sequence[str]) -> None:
+        """Fail the jobs whose workers fell silent in the last attempt."""
+        now = self.clock()
+        left = sa.and_(T.c.kind.in_(kinds), _left(now), T.c.attempts >= T.c.max_attempts)
+        with self._read() as connection:
+            found = connection.execute(sa.select(T.c.id, T.c.worker, T.c.attempts).where(left)).all()
+        for job_id, worker, attempts in found:
+            error = f"worker {worker} fell silent in attempt {attempts}, the last one"
+            with self._write() as connection:
+                update = sa.update(T).where(T.c.id == job_id, left)
+                values = {"state": "failed", "error": error, "finished_at": now}
+                if connection.execute(update.values(values)).rowcount:
+                    self._note(connection, "job.failed", f"job {job_id}", {"error": error})
+
+    def _close(
+        self,
+        connection: sa.Connection,
+        job_id: int,
+        worker: str,
+        values: Mapping[str, Any],
+        details: Mapping[str, Any],
+    ) -> bool:
+        changed = connection.execute(sa.update(T).where(_held(job_id, worker)).values(values)).rowcount == 1
+        if changed:
+            self._note(connection, f"job.{values['state']}", f"job {job_id}", details, worker)
+        return changed
+
+
+def _next(connection: sa.Connection, kinds: Sequence[str], now: datetime) -> int | None:
+    """The job to do, locked: by kind, first what was left, then what waits, the oldest first."""
+    waits = sa.and_(T.c.state == "queued", T.c.not_before <= now)
+    for kind in kinds:
+        for due in (sa.and_(_left(now), T.c.attempts < T.c.max_attempts), waits):
+            query = sa.select(T.c.id).where(T.c.kind == kind, due).order_by(T.c.id).limit(1)
+            found = connection.execute(query.with_for_update(skip_locked=True)).scalar()
+            if found is not None:
+                return int(found)
+    return None
+
+
+def _left(now: datetime) -> sa.ColumnElement[bool]:
+    return sa.and_(T.c.state == "running", T.c.lease_until <= now)
+
+
+def _held(job_id: int, worker: str) -> sa.ColumnElement[bool]:
+    return sa.and_(T.c.id == job_id, T.c.state == "running", T.c.worker == worker)
+
+
+def _row(connection: sa.Connection, job_id: int) -> JobRow:
+    found = connection.execute(JOB.where(T.c.id == job_id)).mappings().first()
+    if found is None:
+        raise NotFound(f"the ledger has no job {job_id}")
+    return JobRow(**found)

@@ -1,0 +1,167 @@
+"""Statements behind the annotations: read, supersede, send to the archive."""
+
+import math
+import zlib
+from collections.abc import Collection, Mapping
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import sqlalchemy as sa
+
+from lib.core.errors import Conflict, InvalidInput, NotFound
+from lib.ledger import leasing, tables
+from lib.ledger.book import insert_new
+from lib.ledger.rows import AnnotationRow, JobRow, NewDraft, NewHuman
+
+A = tables.annotations
+O = tables.outbox  # noqa: E741
+FRESH: dict[str, Any] = {
+    "model_version": None,
+    "parent_id": None,
+    "changed_voxels": None,
+    "seg_series_uid": None,
+    "voxels": {},
+    "nothing_found": False,
+    "reason": "",
+}
+COMPRESSION = 1  # masks shrink a hundredfold at the fastest level already
+
+SELECT = sa.select(
+    *(column for column in A.c if column.key not in ("series_uid", "referenced_series_uid", "task")),
+    sa.func.coalesce(A.c.series_uid, A.c.referenced_series_uid, "").label("series_uid"),
+    sa.func.coalesce(A.c.task, "").label("task"),
+)
+
+
+def row(connection: sa.Connection, annotation_id: int) -> AnnotationRow:
+    """The annotation.
+
+    Raises:
+        NotFound: no such annotation.
+    """
+    found = connection.execute(SELECT.where(A.c.id == annotation_id)).mappings().first()
+    if found is None:
+        raise NotFound(f"the ledger has no annotation {annotation_id}")
+    return AnnotationRow(**found)
+
+
+def by_sop(connection: sa.Connection, sop_instance_uid: str | None) -> AnnotationRow | None:
+    """The annotation with that SEG, None without one."""
+    if sop_instance_uid is None:
+        return None
+    found = connection.execute(SELECT.where(A.c.sop_instance_uid == sop_instance_uid)).mappings().first()
+    return None if found is None else AnnotationRow(**found)
+
+
+def require_twin(known: AnnotationRow, new: NewDraft | NewHuman, origin: str) -> int:
+    """The id of an annotation that came before with the same SEG.
+
+    Raises:
+        Conflict: the same SOP instance UID, but something else.
+    """
+    came = (new.series_uid, new.task, origin)
+    if known.status == "rejected" and known.reviewed_at is None:
+        raise Conflict(f"SEG {known.sop_instance_uid} was rejected: {known.reason}; forget the rejection first")
+    if (known.series_uid, known.task, known.origin) != came:
+        raise Conflict(
+            f"SEG {known.sop_instance_uid} is annotation {known.id} of {known.origin} on series {known.series_uid} "
+            f"for {known.task}, got {origin} on {new.series_uid} for {new.task}"
+        )
+    return known.id
+
+
+def require_parent(connection: sa.Connection, new: NewHuman) -> None:
+    """Raise InvalidInput unless the parent, if any, is an annotation of the same series and task."""
+    if new.parent_id is None:
+        return
+    query = sa.select(A.c.series_uid, A.c.task).where(A.c.id == new.parent_id)
+    found = connection.execute(query).first()
+    if found != (new.series_uid, new.task):
+        raise InvalidInput(
+            f"the parent of an annotation must be of series {new.series_uid} and task {new.task}, "
+            f"got {new.parent_id}, which is {'unknown' if found is None else found}"
+        )
+
+
+def require_held(connection: sa.Connection, job: JobRow) -> None:
+    """Raise Conflict unless that worker still holds the job in that attempt; keep it held till the commit."""
+    table = tables.jobs
+    query = sa.select(table.c.state, table.c.worker, table.c.attempts).where(table.c.id == job.id)
+    found = connection.execute(query.with_for_update()).first()
+    if found != ("running", job.worker, job.attempts):
+        raise Conflict(f"job {job.id} must be held by {job.worker} in attempt {job.attempts}, got {found}")
+
+
+def supersede(
+    connection: sa.Connection, series_uid: str, task: str, statuses: Collection[str], origin: str | None = None
+) -> list[AnnotationRow]:
+    """Supersede what has one of these statuses; what that was."""
+    query = SELECT.where(A.c.series_uid == series_uid, A.c.task == task, A.c.status.in_(statuses)).order_by(A.c.id)
+    if origin is not None:
+        query = query.where(A.c.origin == origin)
+    older = [AnnotationRow(**found) for found in connection.execute(query).mappings()]
+    if older:
+        ids = [found.id for found in older]
+        connection.execute(sa.update(A).where(A.c.id.in_(ids)).values(status="superseded"))
+    return older
+
+
+def send(connection: sa.Connection, at: datetime, annotation_id: int, new: NewDraft | NewHuman, file: bytes) -> None:
+    """Put a SEG into the outbox.
+
+    Raises:
+        InvalidInput: a file without its UIDs.
+    """
+    if not (file and new.sop_instance_uid and new.seg_series_uid):
+        raise InvalidInput(
+            "a SEG to store needs its bytes, its sop_instance_uid and its seg_series_uid, "
+            f"got {len(file)} bytes, {new.sop_instance_uid} and {new.seg_series_uid}"
+        )
+    values = {
+        "action": "store",
+        "sop_instance_uid": new.sop_instance_uid,
+        "series_uid": new.seg_series_uid,
+        "payload": zlib.compress(file, COMPRESSION),
+    }
+    _post(connection, at, at, annotation_id, values)
+
+
+def withdraw(connection: sa.Connection, at: datetime, old: AnnotationRow) -> None:
+    """Have the SEG of a superseded draft of ours deleted, but not under the hands of an annotator."""
+    if old.origin != "model" or old.sop_instance_uid is None or old.seg_series_uid is None:
+        return
+    due = leasing.lease_until(connection, at, old.series_uid, old.task) or at
+    values = {
+        "action": "delete",
+        "sop_instance_uid": old.sop_instance_uid,
+        "series_uid": old.seg_series_uid,
+        "payload": None,
+    }
+    _post(connection, at, due, old.id, values)
+
+
+def keep_scores(
+    connection: sa.Connection,
+    annotation_id: int,
+    scores: Mapping[str, float],
+    embedding: npt.NDArray[np.floating[Any]] | None,
+) -> None:
+    """Store scores by label and the embedding (d,) as float32."""
+    if scores:
+        values = [
+            {"annotation_id": annotation_id, "label": label, "score": None if math.isnan(score) else float(score)}
+            for label, score in scores.items()
+        ]
+        connection.execute(sa.insert(tables.scores), values)
+    if embedding is not None:
+        vector = np.ascontiguousarray(embedding, dtype="<f4").reshape(-1).tobytes()
+        connection.execute(sa.insert(tables.embeddings).values(annotation_id=annotation_id, vector=vector))
+
+
+def _post(
+    connection: sa.Connection, at: datetime, due: datetime, annotation_id: int, values: Mapping[str, Any]
+) -> None:
+    fresh = {"annotation_id": annotation_id, "attempts": 0, "error": "", "created_at": at, "next_try_at": due}
+    insert_new(connection, O, {**values, **fresh})

@@ -1,0 +1,146 @@
+"""Queues: which series next.
+
+A queue is an ordered list of series, made by a strategy and stored with its ranks. `take` walks an
+index to the first free row, whatever the length of the list. A rebuild fills a new list beside the
+old one in short transactions and then switches, so annotators never meet half a queue.
+"""
+
+import builtins
+import math
+from collections.abc import Sequence
+from datetime import datetime
+
+import sqlalchemy as sa
+
+from lib.ledger import leasing, tables
+from lib.ledger.book import insert_id
+from lib.ledger.database import take_turns
+from lib.ledger.handout import Handout, active
+from lib.ledger.rows import Candidate, QueueEntry
+
+A = tables.annotations
+G = tables.queues
+Q = tables.queue_rows
+S = tables.series
+CHUNK = 2000
+
+Ranked = Sequence[tuple[str, float, str]]
+
+
+class Queue(Handout):
+    """`ledger.queue`."""
+
+    __slots__ = ()
+
+    def rebuild(self, task: str, strategy: str, ranked: Ranked) -> bool:
+        """Replace a queue.
+
+        Args:
+            task: name of the task.
+            strategy: name of the strategy.
+            ranked: (series_uid, score, why), the best first; NaN = no score.
+
+        Returns:
+            Whether the new queue is in force; False when a rebuild that began later was faster.
+
+        Raises:
+            Conflict: a series that the ledger does not know, or one that is listed twice.
+        """
+        now = self.clock()
+        with self._write() as connection:
+            values = {"task": task, "strategy": strategy, "is_active": False, "built_at": now}
+            queue_id = insert_id(connection, G, values)
+        for start in range(0, len(ranked), CHUNK):
+            with self._write() as connection:
+                if not _fill(connection, queue_id, task, start, ranked[start : start + CHUNK]):
+                    return False
+        with self._write() as connection:
+            take_turns(connection, f"queue {task} {strategy}")
+            is_newest = _switch(connection, queue_id, task, strategy)
+            if is_newest:
+                self._note(connection, "queue.rebuilt", f"{task} {strategy}", {"cases": len(ranked)})
+        self._sweep(queue_id, task, strategy)
+        return is_newest
+
+    def _sweep(self, queue_id: int, task: str, strategy: str) -> None:
+        """Remove the lists up to this one that are not in force, a part at a time."""
+        mine = sa.and_(G.c.task == task, G.c.strategy == strategy, G.c.id <= queue_id, ~G.c.is_active)
+        with self._read() as connection:
+            old = list(connection.execute(sa.select(G.c.id).where(mine)).scalars())
+        for old_id in old:
+            part = sa.select(Q.c.series_uid).where(Q.c.queue_id == old_id).limit(CHUNK)
+            more = True
+            while more:
+                with self._write() as connection:
+                    swept = sa.delete(Q).where(Q.c.queue_id == old_id, Q.c.series_uid.in_(part))
+                    more = connection.execute(swept).rowcount == CHUNK
+            with self._write() as connection:
+                connection.execute(sa.delete(G).where(G.c.id == old_id))
+
+    def built_at(self, task: str, strategy: str) -> datetime | None:
+        """When the queue in force was built, None without one."""
+        with self._read() as connection:
+            query = sa.select(G.c.built_at).where(G.c.id == active(task, strategy))
+            return connection.execute(query).scalar()
+
+    def head(self, task: str, strategy: str, limit: int = 20) -> builtins.list[QueueEntry]:
+        """The first places of a queue, free or not."""
+        query = sa.select(Q.c.rank, Q.c.series_uid, Q.c.score, Q.c.why, Q.c.is_free).order_by(Q.c.rank).limit(limit)
+        with self._read() as connection:
+            query = query.where(Q.c.queue_id == active(task, strategy))
+            return [QueueEntry(**found) for found in connection.execute(query).mappings()]
+
+    def candidates(self, task: str) -> builtins.list[Candidate]:
+        """The series that may be ranked: ready and without a person's annotation, in the order of their UIDs."""
+        patients, scores = tables.patients, tables.scores
+        of_draft = sa.and_(A.c.series_uid == S.c.series_uid, A.c.task == task, A.c.status == "draft")
+        query = (
+            sa.select(S.c.series_uid, patients.c.split, A.c.model_version, scores.c.label, scores.c.score)
+            .join_from(S, patients)
+            .outerjoin(A, sa.and_(of_draft, A.c.origin == "model"))
+            .outerjoin(scores, scores.c.annotation_id == A.c.id)
+            .where(S.c.status == "ready", ~leasing.labelled(S.c.series_uid, task))
+            .order_by(S.c.series_uid, scores.c.label)
+        )
+        found: dict[str, Candidate] = {}
+        with self._read() as connection:
+            for series_uid, split, version, label, score in connection.execute(query):
+                known = found.setdefault(series_uid, Candidate(series_uid, split, {}, version))
+                if label is not None:
+                    value = math.nan if score is None else score
+                    found[series_uid] = Candidate(series_uid, split, {**known.scores, label: value}, version)
+        return list(found.values())
+
+
+def _fill(connection: sa.Connection, queue_id: int, task: str, start: int, part: Ranked) -> bool:
+    """Append a part to a list that is being built; whether the list is still wanted.
+
+    The rows of its series are locked, so that a lease or a label that comes now either is seen here
+    or finds the new rows and brings them up to date.
+    """
+    if connection.execute(sa.select(G.c.id).where(G.c.id == queue_id).with_for_update(read=True)).first() is None:
+        return False
+    uids = [series_uid for series_uid, _, _ in part]
+    lock = sa.select(S.c.series_uid).where(S.c.series_uid.in_(uids)).order_by(S.c.series_uid)
+    connection.execute(lock.with_for_update(read=True)).all()
+    values = [
+        {"rank": rank, "series_uid": series_uid, "score": None if math.isnan(score) else float(score), "why": why}
+        for rank, (series_uid, score, why) in enumerate(part, start)
+    ]
+    fixed = {"queue_id": queue_id, "task": task, "is_free": False}
+    connection.execute(sa.insert(Q), [{**value, **fixed} for value in values])
+    fresh = sa.and_(Q.c.queue_id == queue_id, ~Q.c.is_free, Q.c.rank >= start)
+    connection.execute(sa.update(Q).where(fresh).values(is_free=leasing.free_case(Q.c.series_uid, Q.c.task)))
+    return True
+
+
+def _switch(connection: sa.Connection, queue_id: int, task: str, strategy: str) -> bool:
+    """Put a list in force; False, and no change, when a newer one is or this one was removed."""
+    mine = sa.and_(G.c.task == task, G.c.strategy == strategy)
+    newest = connection.execute(sa.select(sa.func.max(G.c.id)).where(mine, G.c.is_active)).scalar()
+    exists = connection.execute(sa.select(G.c.id).where(G.c.id == queue_id)).first() is not None
+    if not exists or (newest is not None and newest > queue_id):
+        return False
+    connection.execute(sa.update(G).where(mine, G.c.is_active).values(is_active=False))
+    connection.execute(sa.update(G).where(G.c.id == queue_id).values(is_active=True))
+    return True

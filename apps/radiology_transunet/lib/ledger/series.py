@@ -1,0 +1,171 @@
+"""Series and the splits of their patients."""
+
+import builtins
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import sqlalchemy as sa
+
+from lib.core.errors import Conflict, InvalidInput, NotFound
+from lib.ledger import leasing, tables
+from lib.ledger.book import Book, insert_new, require_series
+from lib.ledger.rows import SERIES_STATUSES, NewSeries, SeriesRow, SeriesStatus
+
+T = tables.series
+P = tables.patients
+COLUMNS = (*(column for column in T.c), P.c.split)
+
+
+class Series(Book):
+    """`ledger.series`: each series once, with its findings or the reason why it cannot be used."""
+
+    __slots__ = ()
+
+    def add(self, new: NewSeries) -> bool:
+        """Enter a series with the status new, and its patient when he is new.
+
+        A known patient keeps his split, whatever `new.split` says.
+
+        Returns:
+            Whether there is something to check: the series was unknown, was gone, or has another
+            number of instances than before. False when it is known as it is.
+        """
+        now = self.clock()
+        with self._write() as connection:
+            self._ensure_patient(connection, new.patient, new.split, "arrived")
+            values = {k: v for k, v in asdict(new).items() if k != "split"}
+            blank: dict[str, Any] = {"reason": "", "frame_of_reference_uid": "", "findings": [], "geometry": None}
+            state = {"status": "new", "updated_at": now, **blank}
+            if insert_new(connection, T, {**values, **state, "created_at": now}):
+                self._note(connection, "series.added", new.series_uid, {"patient": new.patient})
+                return True
+            require_series(connection, new.series_uid)
+            known = _row(connection, new.series_uid)
+            if known.patient != new.patient:
+                raise Conflict(f"series {new.series_uid} belongs to patient {known.patient}, got {new.patient}")
+            if known.status != "gone" and known.instances == new.instances:
+                return False
+            connection.execute(sa.update(T).where(T.c.series_uid == new.series_uid).values({**values, **state}))
+            leasing.refresh(connection, new.series_uid)
+            details = {"instances": [known.instances, new.instances], "was": known.status}
+            self._note(connection, "series.changed", new.series_uid, details)
+            return True
+
+    def set_ready(
+        self,
+        series_uid: str,
+        findings: Sequence[str],
+        frame_of_reference_uid: str,
+        geometry: Mapping[str, Any] | None = None,
+    ) -> None:
+        """The series makes a volume and may be offered.
+
+        Raises:
+            NotFound: no such series.
+            Conflict: it is gone from the archive.
+        """
+        values = {
+            "reason": "",
+            "findings": list(findings),
+            "frame_of_reference_uid": frame_of_reference_uid,
+            "geometry": geometry,
+        }
+        self._set(series_uid, "ready", values, {"findings": list(findings)})
+
+    def refuse(self, series_uid: str, reason: str) -> None:
+        """The series cannot be used; it leaves all queues, its leases end.
+
+        Raises:
+            NotFound: no such series.
+            Conflict: it is gone from the archive.
+            InvalidInput: no reason.
+        """
+        if not reason:
+            raise InvalidInput(f"a refusal needs a reason, got none for series {series_uid}")
+        self._set(series_uid, "refused", {"reason": reason}, {"reason": reason})
+
+    def set_gone(self, series_uid: str) -> None:
+        """The series is no longer in the archive; it leaves all queues, its leases end."""
+        self._set(series_uid, "gone", {}, {})
+
+    def get(self, series_uid: str) -> SeriesRow:
+        """The series.
+
+        Raises:
+            NotFound: no such series.
+        """
+        with self._read() as connection:
+            return _row(connection, series_uid)
+
+    def list(
+        self, status: SeriesStatus | None = None, split: str | None = None, limit: int | None = None, offset: int = 0
+    ) -> builtins.list[SeriesRow]:
+        """Series in the order of their UIDs."""
+        query = sa.select(*COLUMNS).join_from(T, P).order_by(T.c.series_uid).limit(limit).offset(offset)
+        if status is not None:
+            query = query.where(T.c.status == status)
+        if split is not None:
+            query = query.where(P.c.split == split)
+        with self._read() as connection:
+            return [_to_row(row) for row in connection.execute(query).mappings()]
+
+    def counts(self) -> dict[SeriesStatus, int]:
+        """Number of series by status; every status has one."""
+        query = sa.select(T.c.status, sa.func.count()).group_by(T.c.status)
+        with self._read() as connection:
+            found = connection.execute(query).all()
+        return {**dict.fromkeys(SERIES_STATUSES, 0), **dict(found)}
+
+    def patient_split(self, patient: str) -> str | None:
+        """The split of a patient, None when the ledger does not know him."""
+        with self._read() as connection:
+            return connection.execute(sa.select(P.c.split).where(P.c.patient == patient)).scalar()
+
+    def assign_split(self, patient: str, split: str, reason: str = "assigned") -> None:
+        """Give a patient his split before his first series arrives; the same one again changes nothing.
+
+        Raises:
+            Conflict: he has another split; a split never changes.
+        """
+        with self._write() as connection:
+            found = self._ensure_patient(connection, patient, split, reason)
+            if found != split:
+                raise Conflict(f"patient {patient} is in split {found} for ever, got {split}")
+
+    def _ensure_patient(self, connection: sa.Connection, patient: str, split: str, reason: str) -> str:
+        """Enter the patient when he is new; the split that he has."""
+        if not patient or not split:
+            raise InvalidInput(f"a patient needs a pseudonym and a split, got {patient!r} and {split!r}")
+        values = {"patient": patient, "split": split, "reason": reason, "created_at": self.clock()}
+        if insert_new(connection, P, values):
+            self._note(connection, "patient.split", patient, {"split": split, "reason": reason})
+            return split
+        return str(connection.execute(sa.select(P.c.split).where(P.c.patient == patient)).scalar_one())
+
+    def _set(
+        self, series_uid: str, status: SeriesStatus, values: Mapping[str, Any], details: Mapping[str, Any]
+    ) -> None:
+        now = self.clock()
+        with self._write() as connection:
+            require_series(connection, series_uid)
+            if status != "gone" and _row(connection, series_uid).status == "gone":
+                raise Conflict(f"series {series_uid} is gone from the archive, so it cannot become {status}")
+            changed = {**values, "status": status, "updated_at": now}
+            connection.execute(sa.update(T).where(T.c.series_uid == series_uid).values(changed))
+            if status != "ready":
+                leasing.end(connection, now, status, series_uid=series_uid)
+            leasing.refresh(connection, series_uid)
+            self._note(connection, f"series.{status}", series_uid, details)
+
+
+def _row(connection: sa.Connection, series_uid: str) -> SeriesRow:
+    query = sa.select(*COLUMNS).join_from(T, P).where(T.c.series_uid == series_uid)
+    found = connection.execute(query).mappings().first()
+    if found is None:
+        raise NotFound(f"the ledger has no series {series_uid}")
+    return _to_row(found)
+
+
+def _to_row(row: sa.RowMapping) -> SeriesRow:
+    return SeriesRow(**{**row, "findings": tuple(row["findings"])})
