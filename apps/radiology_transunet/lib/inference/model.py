@@ -170,6 +170,26 @@ def read_manifest(folder: Path) -> Manifest:
     return Manifest.from_dict(values)
 
 
+def read_state(folder: Path) -> StateDict:
+    """The weights of a model folder, on the CPU.
+
+    Raises:
+        NotFound: no model there.
+        ManifestMismatch: the file is not the one that the manifest names.
+    """
+    manifest = read_manifest(folder)
+    path = folder / manifest.weights
+    if not path.is_file():
+        raise NotFound(f"the weights of {folder / MANIFEST} are missing: {path}")
+    if (came := file_sha256(path)) != manifest.sha256:
+        raise ManifestMismatch(f"{path} must have the SHA-256 {manifest.sha256} of its manifest, got {came}")
+    try:
+        state: StateDict = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError) as error:
+        raise ManifestMismatch(f"{path} must hold weights: {error}") from error
+    return state
+
+
 def load_predictor(folder: Path, task: TaskParts, device: str, batch_size: int) -> Predictor:
     """The model of a folder, ready to predict.
 
@@ -177,18 +197,14 @@ def load_predictor(folder: Path, task: TaskParts, device: str, batch_size: int) 
         NotFound: no model there.
         ManifestMismatch: the model does not fit the task, or its weights do not fit its manifest.
     """
-    manifest = read_manifest(folder)
-    manifest.require_fits(task)
-    path = folder / manifest.weights
-    if not path.is_file():
-        raise NotFound(f"the weights of {folder / MANIFEST} are missing: {path}")
-    if (came := file_sha256(path)) != manifest.sha256:
-        raise ManifestMismatch(f"{path} must have the SHA-256 {manifest.sha256} of its manifest, got {came}")
+    read_manifest(folder).require_fits(task)
     network = build_network(task.network, task.schema)
     try:
-        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True), strict=True)
-    except (RuntimeError, pickle.UnpicklingError) as error:
-        raise ManifestMismatch(f"the weights {path} do not fit the network of task {task.name}: {error}") from error
+        network.load_state_dict(read_state(folder), strict=True)
+    except RuntimeError as error:
+        raise ManifestMismatch(
+            f"the weights in {folder} do not fit the network of task {task.name}: {error}"
+        ) from error
     preprocess = build_preprocess(task.preprocess, task.network)
     return Predictor(network, preprocess, task.schema, choose_device(device), batch_size)
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from lib.core import metrics
 from lib.inference.config import PreprocessConfig
 from lib.inference.devices import choose_device
-from lib.inference.model import build_preprocess
+from lib.inference.model import StateDict, build_preprocess
 from lib.inference.predictor import Predictor
 from lib.networks.config import NetworkConfig
 from lib.training import augment
@@ -94,6 +94,7 @@ def fit(
     folder: Path,
     device: str = "auto",
     report: Report = lambda _: None,
+    start: StateDict | None = None,
 ) -> FitResult:
     """Train a network.
 
@@ -105,7 +106,8 @@ def fit(
         config: how to train.
         folder: for the checkpoint; a run with the same inputs goes on from there.
         device: "auto", "cpu", "cuda" or "cuda:N".
-        report: called about twice a second.
+        report: called about twice a second; an exception that it raises ends the run, whose last checkpoint stays.
+        start: weights to start from, of the same network and labels; None = drawn from the seed.
 
     Raises:
         TrainingFailed: no cases, no labelled voxel, a loss that is not a number (the last checkpoint stays).
@@ -114,10 +116,10 @@ def fit(
     schema, where = common_schema(cases), choose_device(device)
     preprocess = build_preprocess(preprocess_config, network_config)
     data = prepare(cases, preprocess, config.crop, lambda share: report(FitProgress("prepare", share)))
-    key = _key(network_config, preprocess_config, config, data)
+    key = _key(network_config, preprocess_config, config, data, start)
     folder.mkdir(parents=True, exist_ok=True)
     with torch.random.fork_rng(devices=[]):
-        run = Run.start(network_config, schema, config, where)
+        run = Run.start(network_config, schema, config, where, start)
         if (last := Checkpoint.load(folder, key)) is not None:
             run.resume(last)
             started -= last.seconds
@@ -183,7 +185,12 @@ def _progress(run: Run, budget: Budget) -> FitProgress:
     )
 
 
-def _key(network: NetworkConfig, preprocess: PreprocessConfig, config: FitConfig, data: TrainingSet) -> str:
+def _key(
+    network: NetworkConfig, preprocess: PreprocessConfig, config: FitConfig, data: TrainingSet, start: StateDict | None
+) -> str:
     """A checksum of everything that a run follows from."""
-    inputs = (network, network.architecture, preprocess, config, data.fingerprint())
-    return hashlib.sha256(repr(inputs).encode()).hexdigest()
+    digest = hashlib.sha256(repr((network, network.architecture, preprocess, config, data.fingerprint())).encode())
+    for name, value in (start or {}).items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().numpy().tobytes())
+    return digest.hexdigest()

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lib.core.errors import TrainingFailed
 from lib.core.labels import LabelSchema
-from lib.inference.model import build_network
+from lib.inference.model import StateDict, build_network
 from lib.networks.config import NetworkConfig
 from lib.networks.transunet import TransUNet
 from lib.training.checkpoint import Checkpoint
@@ -40,10 +40,20 @@ class Run:
     curve: list[tuple[int, float]] = field(default_factory=list)
 
     @classmethod
-    def start(cls, network: NetworkConfig, schema: LabelSchema, config: FitConfig, device: torch.device) -> "Run":
-        """A run at step 0, its weights drawn from the config's seed."""
+    def start(
+        cls,
+        network: NetworkConfig,
+        schema: LabelSchema,
+        config: FitConfig,
+        device: torch.device,
+        weights: StateDict | None = None,
+    ) -> "Run":
+        """A run at step 0, its weights those given or drawn from the config's seed."""
         torch.manual_seed(config.seed)
-        learner = build_network(network, schema).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        learner = build_network(network, schema)
+        if weights is not None:
+            learner.load_state_dict(weights)
+        learner.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         optimizer = torch.optim.AdamW(learner.parameters(), config.learning_rate, weight_decay=config.weight_decay)
         return cls(config, learner, deepcopy(learner).eval(), optimizer)
 
