@@ -130,11 +130,10 @@ def load_version(services: Services, task: Task, model: ModelVersion, device: st
     Raises:
         ManifestMismatch: it does not fit the task; names the field.
     """
-    from lib.inference.devices import choose_device
     from lib.inference.model import load_predictor
 
     config = services.settings.inference
-    return load_predictor(model.folder, task, choose_device(device or config.device), config.batch_size)
+    return load_predictor(model.folder, task, device or config.device, config.batch_size)
 
 
 def no_champion(task_name: str) -> NoChampion:

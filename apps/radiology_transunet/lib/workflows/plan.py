@@ -1,0 +1,151 @@
+"""What a training run is going to do, decided once and kept beside its checkpoint.
+
+A run that goes on after a crash trains on the same annotations with the same seed, whatever arrived meanwhile.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from lib.core.errors import InvalidInput, ManifestMismatch, NotFound, TrainingFailed
+from lib.ledger.rows import JobRow
+from lib.taskfile import Task
+from lib.training.config import FitConfig
+from lib.workflows.services import Services
+
+PLAN = "plan.json"
+POOL = "pool"
+CALIBRATION = "calibration"
+HUMAN = "human"
+FIT_PARAMS = ("steps", "max_minutes", "seed")
+PARAMS: Mapping[str, str] = MappingProxyType(
+    {
+        "steps": "optimiser steps instead of the task's",
+        "max_minutes": "time budget in minutes",
+        "seed": "of weights, batches and augmentation",
+        "scratch": "true = fresh weights instead of the champion's",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One training run.
+
+    Attributes:
+        key: names the run in the registry.
+        training: ids of the annotations to learn from.
+        calibration: ids of the annotations to measure on.
+        seed: of the training.
+        start: version whose weights it starts from; None = fresh ones.
+    """
+
+    key: str
+    training: tuple[int, ...]
+    calibration: tuple[int, ...]
+    seed: int
+    start: int | None
+
+
+def require_params(task: Task, params: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters of a request, checked.
+
+    Raises:
+        InvalidInput: an unknown one, or a value out of range.
+    """
+    unknown = sorted(set(params) - set(PARAMS))
+    if unknown:
+        raise InvalidInput(f"a retraining takes {', '.join(PARAMS)}, got {', '.join(unknown)}")
+    for name, value in params.items():
+        wanted: tuple[type, ...] = (bool,) if name == "scratch" else (int, float) if name == "max_minutes" else (int,)
+        if not isinstance(value, wanted) or (name != "scratch" and isinstance(value, bool)):
+            raise InvalidInput(f"{name} ({PARAMS[name]}) must be {wanted[-1].__name__}, got {value!r}")
+    fit_config(task, params, 0)
+    return dict(params)
+
+
+def fit_config(task: Task, params: Mapping[str, Any], seed: int) -> FitConfig:
+    """The task's training block with a seed, then with what the request asks for."""
+    asked = {name: params[name] for name in FIT_PARAMS if name in params}
+    return replace(task.training, **{"seed": seed, **asked})
+
+
+def job_folder(services: Services, job_id: int) -> Path:
+    """Where a training keeps what it needs to go on."""
+    return services.settings.var / "jobs" / str(job_id)
+
+
+def open_plan(services: Services, task: Task, job: JobRow) -> Plan:
+    """The plan in the job's folder, or a new one; a folder of another ledger's job is emptied.
+
+    Raises:
+        TrainingFailed: too few accepted labels; says what is missing.
+    """
+    folder = job_folder(services, job.id)
+    key = f"job {job.id} of {job.created_at.isoformat()}"
+    plan = _read(folder / PLAN)
+    if plan is None or plan.key != key:
+        plan = _make(services, task, job, key)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        unnamed = folder / f".{PLAN}"
+        unnamed.write_text(json.dumps(asdict(plan)), encoding="utf-8")
+        os.replace(unnamed, folder / PLAN)
+    return plan
+
+
+def require_enough(services: Services, task: Task, usable: int, unusable: int = 0) -> None:
+    """Raise TrainingFailed with what is missing, unless there are enough labels to learn from."""
+    needed = services.settings.retrain.min_labels
+    if usable >= needed:
+        return
+    waiting = services.ledger.annotations.counts(task.name).get("submitted", 0)
+    hints = [f"{unusable} more cannot be used (see the log)"] if unusable else []
+    hints += [f"{waiting} wait for review: transunet-label review list"] if waiting else []
+    raise TrainingFailed(
+        f"task {task.name} needs at least {needed} accepted human labels of patients in the pool, got {usable}; "
+        + "; ".join([*hints, "label more series: transunet-label next"])
+    )
+
+
+def _make(services: Services, task: Task, job: JobRow, key: str) -> Plan:
+    training = _accepted(services, task, POOL)
+    require_enough(services, task, len(training))
+    params = job.payload.get("params", {})
+    versions = services.registry.list(task.name)
+    seed = services.settings.retrain.seed + len(versions)
+    start = None if params.get("scratch") else _fitting_champion(services, task)
+    return Plan(key, training, _accepted(services, task, CALIBRATION), fit_config(task, params, seed).seed, start)
+
+
+def _accepted(services: Services, task: Task, split: str) -> tuple[int, ...]:
+    """Ids of the human labels of a split; what a model drew never counts, whatever its status."""
+    rows = services.ledger.annotations.accepted(task.name, split)
+    return tuple(sorted(row.id for row in rows if row.origin == HUMAN))
+
+
+def _fitting_champion(services: Services, task: Task) -> int | None:
+    """The version that serves, when its weights fit the task as it is now."""
+    from lib.inference.model import read_manifest
+
+    try:
+        champion = services.registry.champion(task.name)
+        if champion is None:
+            return None
+        read_manifest(champion.folder).require_fits(task)
+    except (NotFound, ManifestMismatch):
+        return None
+    return champion.version
+
+
+def _read(path: Path) -> Plan | None:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    return Plan(**{**values, "training": tuple(values["training"]), "calibration": tuple(values["calibration"])})

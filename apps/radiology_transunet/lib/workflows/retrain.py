@@ -1,0 +1,298 @@
+"""Retraining: accepted labels to a challenger, and to the champion when the gate lets it pass.
+
+A run can be killed at any line and goes on in its folder, var/jobs/<job id>: the plan (which annotations, which seed)
+is written first, then the network's checkpoint, then the finished model with its manifest; the version is registered
+under the plan's key, and a verdict that was given is not given again. The folder goes when the job is done.
+
+A run starts from the champion's weights when the champion fits the task (labels, preprocessing and network as they are
+now) and the request does not ask for `scratch`; otherwise from fresh ones.
+"""
+
+import logging
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING, Any
+
+from lib.core.errors import Conflict, InvalidInput, ManifestMismatch, NotFound
+from lib.core.metrics import mean_dice
+from lib.ledger.rows import JobRow
+from lib.taskfile import Task
+from lib.workflows.casecache import CaseCache
+from lib.workflows.gate import Champion, Verdict, judge
+from lib.workflows.jobs import RETRAIN, retrain_key
+from lib.workflows.models import load_version
+from lib.workflows.plan import Plan, fit_config, job_folder, open_plan, require_enough, require_params
+from lib.workflows.presegment import deliver_outbox, enqueue_drafts
+from lib.workflows.promotion import KEPT, PROMOTED, keep, promote, reconcile_promotions
+from lib.workflows.services import Services
+
+if TYPE_CHECKING:
+    from lib.inference.model import Manifest
+    from lib.training.data import Case
+    from lib.training.fit import FitProgress
+
+logger = logging.getLogger(__name__)
+
+MEAN = "mean_dice"
+DICE = "dice/"
+MODEL = "model"
+FETCHED, PREPARED, TRAINED, MEASURED = 0.10, 0.15, 0.85, 0.90
+"""Shares of the whole run at the end of each stage; comparing with the champion is the rest."""
+
+Report = Callable[[float, str], None]
+
+
+class Stopped(Conflict):
+    """The run was told to stop; what it has done so far is kept for the next attempt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a retraining ended with; the result of its job.
+
+    Attributes:
+        version: of the challenger.
+        promoted: whether it serves.
+        reason: the gate's, in words.
+        metrics: mean Dice and Dice by label on the calibration cases.
+        training: number of annotations that it learned from.
+        calibration: number of annotations that it was measured on.
+        start: version whose weights it started from; None = fresh ones.
+        seconds: of this attempt.
+    """
+
+    version: int
+    promoted: bool
+    reason: str
+    metrics: Mapping[str, float]
+    training: int
+    calibration: int
+    start: int | None
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for the job's row."""
+        values = {name: getattr(self, name) for name in self.__slots__}
+        return {**values, "metrics": dict(self.metrics)}
+
+
+def request_retrain(
+    services: Services, task: Task, params: Mapping[str, Any] | None = None, actor: str = "unknown"
+) -> int:
+    """Queue a retraining; a task has one at a time, and the one that is open is returned.
+
+    Args:
+        services: the rooms.
+        task: to train.
+        params: any of `plan.PARAMS`.
+        actor: who asks.
+
+    Returns:
+        The id of the job.
+
+    Raises:
+        InvalidInput: a parameter that does not exist or is out of range.
+    """
+    checked = require_params(task, params or {})
+    payload = {"params": checked, "actor": actor}
+    attempts = services.settings.worker.attempts
+    job_id = services.ledger.jobs.add(RETRAIN, task.name, payload, retrain_key(task.name), attempts)
+    services.ledger.audit.add(actor, "ask for retraining", f"job {job_id}", {"task": task.name, **checked})
+    return job_id
+
+
+def run_retrain(services: Services, job: JobRow, report: Report, stop: Event) -> Outcome:
+    """Do a training job from wherever an earlier attempt left it.
+
+    Args:
+        services: the rooms.
+        job: taken from the ledger.
+        report: called often with the share done, in [0, 1], and what is going on.
+        stop: set to end the run; it raises Stopped within a few steps.
+
+    Raises:
+        TrainingFailed: too few usable labels, or a loss that is not a number.
+        Stopped: because of `stop`.
+        ArchiveUnavailable: the archive is away; another attempt goes on from here.
+    """
+    started = time.monotonic()
+    task = services.task(job.task)
+    tell = _stoppable(report, stop)
+    reconcile_promotions(services, task.name)
+    _sweep(services)
+    while deliver_outbox(services):
+        tell(0.0, "delivering labels to the archive")
+    plan = open_plan(services, task, job)
+    cache = CaseCache(services, task)
+    calibration = _collect(services, cache, plan.calibration, "calibration", tell, 0.0)
+    model = _train(services, task, job, plan, cache, calibration, tell)
+    manifest = _load_manifest(model, task)
+    tags = {"job": str(job.id), "start": "fresh weights" if plan.start is None else f"version {plan.start}"}
+    version = services.registry.register(task.name, model, manifest.metrics, tags, plan.key)
+    verdict = _decide(services, task, version, manifest.metrics, calibration, tell)
+    if verdict.promote and services.settings.presegment.automatic and services.settings.presegment.redraft:
+        enqueue_drafts(services, task)
+    shutil.rmtree(job_folder(services, job.id))
+    return Outcome(
+        version=version,
+        promoted=verdict.promote,
+        reason=verdict.reason,
+        metrics=manifest.metrics,
+        training=len(manifest.annotations),
+        calibration=len(calibration),
+        start=plan.start,
+        seconds=time.monotonic() - started,
+    )
+
+
+def _stoppable(report: Report, stop: Event) -> Report:
+    """A report that raises Stopped once somebody wants the run to end."""
+
+    def tell(share: float, message: str) -> None:
+        if stop.is_set():
+            raise Stopped(f"stopped while {message}")
+        report(share, message)
+
+    return tell
+
+
+def _sweep(services: Services) -> None:
+    """Remove the folders of trainings that are closed."""
+    for folder in (services.settings.var / "jobs").glob("*"):
+        try:
+            closed = services.ledger.jobs.get(int(folder.name)).state in ("done", "failed", "cancelled")
+        except (NotFound, ValueError):
+            closed = True
+        if closed:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _collect(
+    services: Services, cache: CaseCache, ids: Sequence[int], what: str, tell: Report, share: float
+) -> "list[Case]":
+    """The annotations as cases; what cannot be used any more is left out and logged."""
+    cases = []
+    for done, annotation_id in enumerate(ids):
+        tell(share + FETCHED / 2 * done / len(ids), f"fetching {what} case {done + 1} of {len(ids)}")
+        row = services.ledger.annotations.get(annotation_id)
+        if row.status != "accepted":
+            logger.info("annotation %d is %s by now and left out", row.id, row.status)
+            continue
+        try:
+            cases.append(cache.case(row))
+        except (NotFound, InvalidInput) as error:
+            logger.warning("annotation %d of series %s is left out: %s", row.id, row.series_uid, error)
+    return cases
+
+
+def _train(
+    services: Services,
+    task: Task,
+    job: JobRow,
+    plan: Plan,
+    cache: CaseCache,
+    calibration: "list[Case]",
+    tell: Report,
+) -> Path:
+    """The folder of the finished model; an earlier attempt may have finished it."""
+    from lib.inference.model import MANIFEST, Manifest, save_model
+    from lib.training.fit import fit
+
+    folder = job_folder(services, job.id)
+    if (folder / MODEL / MANIFEST).exists():
+        return folder / MODEL
+    ids = plan.training
+    cases = _collect(services, cache, ids, "training", tell, FETCHED / 2)
+    require_enough(services, task, len(cases), unusable=len(ids) - len(cases))
+    config = fit_config(task, job.payload.get("params", {}), plan.seed)
+    fitted = fit(
+        cases,
+        calibration,
+        task.network,
+        task.preprocess,
+        config,
+        folder,
+        services.settings.inference.device,
+        lambda progress: tell(*_in_words(progress)),
+        start=None if plan.start is None else _weights(services, task, plan.start),
+    )
+    metrics = _figures(task, fitted.dice)
+    used = tuple(int(case.name.rpartition(" ")[2]) for case in cases)
+    save_model(folder / MODEL, Manifest.describe(task, plan.seed, metrics, used), fitted.state_dict)
+    return folder / MODEL
+
+
+def _weights(services: Services, task: Task, version: int) -> Mapping[str, Any]:
+    """The state dict of a version."""
+    from lib.inference.model import read_state
+
+    return read_state(services.registry.path(task.name, version))
+
+
+def _load_manifest(model: Path, task: Task) -> "Manifest":
+    """The manifest of a finished model that fits the task; the task may have changed since an earlier attempt."""
+    from lib.inference.model import read_manifest
+
+    manifest = read_manifest(model)
+    manifest.require_fits(task)
+    return manifest
+
+
+def _decide(
+    services: Services, task: Task, version: int, metrics: Mapping[str, float], cases: "list[Case]", tell: Report
+) -> Verdict:
+    """Measure the champion on the same cases and let the gate decide; a verdict that was given stands."""
+    given = [row for row in services.ledger.models.list(task.name) if row.version == version]
+    for row in given:
+        if row.verdict in (PROMOTED, KEPT):
+            return Verdict(row.verdict == PROMOTED, row.reason)
+    champion = _measured_champion(services, task, cases, tell)
+    verdict = judge(metrics.get(MEAN), champion, services.settings.retrain.tolerance, len(cases))
+    record = promote if verdict.promote else keep
+    record(services, task, version, verdict.reason, metrics)
+    logger.info("task %s version %d: %s", task.name, version, verdict.reason)
+    return verdict
+
+
+def _measured_champion(services: Services, task: Task, cases: "list[Case]", tell: Report) -> Champion | None:
+    """The champion with its mean Dice on the cases, or why it cannot serve; None when there is none."""
+    from lib.training.fit import validate
+
+    version = None
+    try:
+        model = services.registry.champion(task.name)
+        if model is None:
+            return None
+        version = model.version
+        predictor = load_version(services, task, model)
+    except (NotFound, ManifestMismatch) as error:
+        return Champion(version, None, misfit=str(error))
+
+    def report(share: float) -> None:
+        tell(MEASURED + (1 - MEASURED) * share, f"measuring the champion, version {version}")
+
+    return Champion(version, _figures(task, validate(predictor, cases, report)).get(MEAN))
+
+
+def _figures(task: Task, dice: Mapping[str, float | None]) -> dict[str, float]:
+    """Dice by label as figures of a model: the mean over the common labels, and each label that has a value."""
+    figures = {f"{DICE}{name}": value for name, value in dice.items() if value is not None}
+    mean = mean_dice({name: dice[name] for name in task.common_labels})
+    return figures if mean is None else {MEAN: mean, **figures}
+
+
+def _in_words(progress: "FitProgress") -> tuple[float, str]:
+    """Share of the whole run, and what is going on."""
+    if progress.stage == "prepare":
+        return FETCHED + (PREPARED - FETCHED) * progress.share, "preparing cases"
+    if progress.stage == "validate":
+        return TRAINED + (MEASURED - TRAINED) * progress.share, "measuring the challenger"
+    parts = [f"training: step {progress.step} of {progress.steps}"]
+    parts += [f"loss {progress.loss:.3f}"] if progress.loss is not None else []
+    parts += [f"Dice {progress.dice:.3f}"] if progress.dice is not None else []
+    parts += [f"{progress.left_s:.0f} s left"] if progress.left_s is not None else []
+    return PREPARED + (TRAINED - PREPARED) * progress.share, ", ".join(parts)
