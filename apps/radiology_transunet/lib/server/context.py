@@ -1,0 +1,108 @@
+"""What every route works with, opened once by the application's start."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import httpx
+from fastapi import Depends, Query, Request
+
+from lib.server.describe import ArchiveWatch
+from lib.server.pool import Pool
+from lib.server.proxy import open_client
+from lib.server.sessions import Sessions
+from lib.settings import Settings, load_settings
+from lib.workflows.models import ChampionCache
+from lib.workflows.services import Services, open_services
+
+QUICK_THREADS = 8
+QUICK_WAITING = 256
+FOREIGN_NAMES = {
+    "MONAI_LABEL_STUDIES": "TRANSUNET_ARCHIVE__URL",
+    "MONAI_LABEL_DICOMWEB_USERNAME": "TRANSUNET_ARCHIVE__USERNAME",
+    "MONAI_LABEL_DICOMWEB_PASSWORD": "TRANSUNET_ARCHIVE__PASSWORD",
+}
+"""Options of MONAI Label's own command, and the names that they have here; ours win."""
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """The parts of a running server.
+
+    Attributes:
+        services: the rooms.
+        champions: loaded models.
+        quick: threads for what asks the ledger alone.
+        heavy: threads for what computes or waits for the archive.
+        sessions: uploaded images.
+        archive: the client that /dicom-web speaks through.
+        watch: knows whether the archive answers.
+        uploads: folder for files of a single request.
+        viewer: folder of the OHIF viewer's files.
+    """
+
+    services: Services
+    champions: ChampionCache
+    quick: Pool
+    heavy: Pool
+    sessions: Sessions
+    archive: httpx.AsyncClient
+    watch: ArchiveWatch
+    uploads: Path
+    viewer: Path
+
+    @property
+    def settings(self) -> Settings:
+        """Of this installation."""
+        return self.services.settings
+
+    async def close(self) -> None:
+        """Let go of threads and connections."""
+        self.quick.close()
+        self.heavy.close()
+        await self.archive.aclose()
+
+
+def open_context(settings: Settings) -> Context:
+    """Compose the parts; asks neither the archive nor the registry."""
+    services = open_services(settings)
+    server = settings.server
+    uploads = settings.var / "cache" / "uploads"
+    uploads.mkdir(parents=True, exist_ok=True)
+    return Context(
+        services=services,
+        champions=ChampionCache(services),
+        quick=Pool("quick", QUICK_THREADS, QUICK_WAITING),
+        heavy=Pool("heavy", server.threads, server.max_waiting),
+        sessions=Sessions(settings.var / "cache" / "sessions", server.session_expiry_s),
+        archive=open_client(settings.archive),
+        watch=ArchiveWatch(services),
+        uploads=uploads,
+        viewer=settings.var / "ohif",
+    )
+
+
+def server_settings(environ: Mapping[str, str] | None = None) -> Settings:
+    """The settings, with what MONAI Label's own command line put into the environment."""
+    given = dict(os.environ if environ is None else environ)
+    for foreign, own in FOREIGN_NAMES.items():
+        value = given.get(foreign, "")
+        if (
+            value
+            and own not in given
+            and (foreign != "MONAI_LABEL_STUDIES" or value.startswith(("http://", "https://")))
+        ):
+            given[own] = value
+    return load_settings(environ=given)
+
+
+def _of_request(request: Request) -> Context:
+    context: Context = request.app.state.context
+    return context
+
+
+Ctx = Annotated[Context, Depends(_of_request)]
+Every = Annotated[bool, Query(alias="all")]
+"""MONAI Label's query parameter `all`."""

@@ -1,0 +1,252 @@
+/* <transunet-panel>: the case that is open, its draft, and what to do with it. */
+(function () {
+  'use strict';
+
+  const { element, count, millilitres, clock, rgb } = window.transunetFormat;
+  const POLL_MS = 5000;
+
+  const STATES = {
+    labelled: 'labelled',
+    submitted: 'in review',
+    drafted: 'draft ready',
+    todo: 'no draft',
+    new: 'being checked',
+    refused: 'refused',
+  };
+
+  const STYLE = `
+    :host { display: block; height: 100%; overflow-y: auto; box-sizing: border-box; padding: 8px 10px 16px;
+      color: #e6edf5; background: #0b0f14; font: 13px/1.4 Inter, system-ui, sans-serif; }
+    h2 { font-size: 11px; font-weight: 600; letter-spacing: .06em; text-transform: uppercase; color: #8fa3b8; margin: 14px 0 4px; }
+    p { margin: 2px 0; overflow-wrap: anywhere; }
+    .top { display: flex; justify-content: space-between; gap: 8px; align-items: baseline; }
+    .title { font-weight: 600; font-size: 14px; }
+    .muted { color: #8fa3b8; }
+    .badge { border-radius: 3px; padding: 1px 6px; font-size: 11px; white-space: nowrap; background: #223142; }
+    .labelled { background: #14502f; } .submitted { background: #5a4712; } .drafted { background: #123f63; } .refused { background: #6b1f24; }
+    .warn { border-left: 3px solid #e0a526; padding-left: 8px; }
+    table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+    th { font-weight: 500; text-align: right; color: #8fa3b8; font-size: 11px; } th:first-child { text-align: left; }
+    td { padding: 2px 0; text-align: right; } td:first-child { text-align: left; overflow-wrap: anywhere; }
+    tr.absent td { color: #66788a; }
+    .swatch { display: inline-block; width: 9px; height: 9px; border-radius: 2px; margin-right: 6px; }
+    .bar { display: inline-block; width: 46px; height: 5px; background: #1d2835; border-radius: 3px; vertical-align: middle; margin-left: 6px; }
+    .bar i { display: block; height: 100%; background: #e0a526; border-radius: 3px; }
+    .buttons { display: grid; grid-template-columns: 1fr 1fr; gap: 6px; margin-top: 8px; }
+    button { font: inherit; color: #e6edf5; background: #1d2a39; border: 1px solid #33465b; border-radius: 4px; padding: 6px 8px; cursor: pointer; }
+    button:hover:not(:disabled) { background: #27384b; } button:disabled { opacity: .45; cursor: default; }
+    button:focus-visible, input:focus-visible { outline: 2px solid #5acce6; outline-offset: 1px; }
+    button.main { background: #0b6e99; border-color: #0b6e99; } button.main:hover:not(:disabled) { background: #0f86ba; }
+    button.wide { grid-column: 1 / -1; }
+    label { display: flex; gap: 6px; align-items: center; margin-top: 8px; color: #8fa3b8; }
+    input { flex: 1; min-width: 0; font: inherit; color: #e6edf5; background: #131b24; border: 1px solid #33465b; border-radius: 4px; padding: 3px 6px; }
+    output { display: block; margin-top: 10px; min-height: 2.8em; overflow-wrap: anywhere; }
+    output.error { color: #ff9a9a; } a { color: #5acce6; }
+  `;
+
+  class TransunetPanel extends HTMLElement {
+    constructor() {
+      super();
+      this.attachShadow({ mode: 'open' });
+      this.viewer = null; // set by the plug-in: what the panel may ask of OHIF
+      this.answer = null;
+      this.busy = false;
+      this.body = element('div');
+      this.status = element('output', { role: 'status', 'aria-live': 'polite' });
+      this.shadowRoot.append(element('style', {}, STYLE), this.body, this.status);
+    }
+
+    connectedCallback() {
+      this.refresh();
+      this.timer = setInterval(() => this.busy || document.hidden || this.refresh(), POLL_MS);
+    }
+
+    disconnectedCallback() {
+      clearInterval(this.timer);
+    }
+
+    /** Ask for the case again; draws only what changed, so that focus and selection stay. */
+    async refresh() {
+      try {
+        const { study, series } = this.viewer.openCase();
+        const answer = await window.transunet.case(study, series);
+        const changed = JSON.stringify(answer) !== JSON.stringify(this.answer);
+        if (changed) this.noteSaved(this.answer, answer);
+        this.answer = answer;
+        if (changed) this.draw();
+      } catch (error) {
+        this.answer = null;
+        this.drawMissing(error);
+      }
+    }
+
+    /** Say so when the label that somebody just stored has arrived. */
+    noteSaved(before, after) {
+      const label = after.case.label;
+      if (!before || !label || before.case.series !== after.case.series) return;
+      if (before.case.label && before.case.label.id === label.id) return;
+      const changed = label.changed_voxels === null ? '' : `, ${count(label.changed_voxels)} voxels differ from the draft`;
+      this.say(`Saved as label ${label.id} by ${label.author} (${label.status})${changed}.`);
+    }
+
+    drawMissing(error) {
+      const text = error.status === 404 ? 'This study is not on the worklist.' : error.message;
+      this.body.replaceChildren(
+        element('div', { class: 'top' }, element('span', { class: 'title' }, 'TransUNet')),
+        element('p', { class: 'muted' }, text),
+        this.buttons(null)
+      );
+    }
+
+    draw() {
+      const { task, user } = this.answer;
+      const here = this.answer.case;
+      this.body.replaceChildren(
+        element(
+          'div',
+          { class: 'top' },
+          element('span', { class: 'title' }, here.description || here.modality),
+          element('span', { class: `badge ${here.state}` }, STATES[here.state])
+        ),
+        element('p', { class: 'muted' }, `${task.name} · ${here.modality} · ${here.instances} images · patient ${here.patient}`),
+        this.holder(here, user),
+        here.reason ? element('p', { class: 'warn' }, here.reason) : null,
+        here.findings.map(finding => element('p', { class: 'warn' }, finding)),
+        here.why ? element('p', {}, element('span', { class: 'muted' }, `Place ${here.rank} in the queue: `), here.why) : null,
+        this.mask(here.label, here, task, 'Label'),
+        this.mask(here.draft, here, task, 'Draft'),
+        this.buttons(here),
+        this.nameField(user)
+      );
+      this.body.replaceChildren(...[...this.body.childNodes].filter(node => node.textContent !== 'null'));
+    }
+
+    holder(here, user) {
+      if (!here.holder) return null;
+      const own = here.holder === user;
+      return element('p', { class: own ? 'muted' : 'warn' }, own ? `Yours until ${clock(here.held_until)}` : `${here.holder} works on this case until ${clock(here.held_until)}`);
+    }
+
+    /** Table of what a label or draft holds. */
+    mask(annotation, here, task, what) {
+      if (!annotation) return null;
+      const by = what === 'Draft' ? `model v${annotation.version}` : annotation.author;
+      const title = element('h2', {}, `${what} · ${by} · ${clock(annotation.created)}`);
+      if (annotation.nothing_found) return element('section', {}, title, element('p', {}, 'Nothing found.'));
+      const scores = what === 'Draft' ? here.scores : {};
+      const most = Math.max(...Object.values(scores).filter(Number.isFinite), 1e-9);
+      const rows = task.labels.map(label => this.row(label, annotation.voxels[label.name] || 0, here.voxel_ml, scores[label.name], most));
+      const head = element('tr', {}, element('th', { scope: 'col' }, 'Label'), element('th', { scope: 'col' }, 'Volume'), Object.keys(scores).length ? element('th', { scope: 'col', title: 'Larger: correcting this label teaches the model more' }, 'Unsure') : null);
+      return element('section', {}, title, element('table', {}, element('thead', {}, head), element('tbody', {}, rows)));
+    }
+
+    row(label, voxels, voxelMl, score, most) {
+      const volume = voxels === 0 ? '–' : voxelMl ? millilitres(voxels * voxelMl) : count(voxels);
+      const bar = element('span', { class: 'bar', 'aria-hidden': 'true' }, element('i', { style: `width:${Math.round((100 * (score || 0)) / most)}%` }));
+      return element(
+        'tr',
+        { class: voxels ? null : 'absent', title: `${count(voxels)} voxels` },
+        element('td', {}, element('span', { class: 'swatch', style: `background:${rgb(label.color)}` }), label.name),
+        element('td', {}, volume),
+        Number.isFinite(score) ? element('td', {}, score.toFixed(2), bar) : null
+      );
+    }
+
+    buttons(here) {
+      const draft = here && here.draft;
+      const loadable = Boolean(draft && draft.seg_series && draft.stored);
+      const open = Boolean(here && !['refused', 'new'].includes(here.state));
+      const button = (text, action, enabled, title, kind) =>
+        element('button', { type: 'button', class: kind, disabled: !enabled || this.busy, title, onclick: () => this.act(action) }, text);
+      return element(
+        'div',
+        { class: 'buttons' },
+        button('Load draft', () => this.loadDraft(), loadable, 'Show the model’s draft on the images, ready to correct', 'main'),
+        button('Submit label', () => this.submit(), open, 'Store the active segmentation as your label', 'main'),
+        button('Pre-segment now', () => this.presegment(), open, 'Let the present model draft this case'),
+        button('Skip', () => this.skip(), open, 'Give this case back and open the next one'),
+        button('Next case', () => this.next(), true, 'Open the case that helps the model most', 'wide'),
+        element('a', { href: '/worklist' }, 'Worklist')
+      );
+    }
+
+    nameField(user) {
+      const field = element('input', {
+        value: window.transunet.user(),
+        placeholder: user,
+        maxlength: 64,
+        autocomplete: 'name',
+        onchange: () => {
+          window.transunet.setUser(field.value);
+          this.refresh();
+        },
+      });
+      return element('label', {}, 'Annotator', field);
+    }
+
+    say(text, isError = false) {
+      this.status.textContent = text;
+      this.status.className = isError ? 'error' : '';
+    }
+
+    /** One action at a time; its words or its error in the status line. */
+    async act(action) {
+      if (this.busy) return;
+      this.busy = true;
+      this.say('…');
+      this.redraw();
+      try {
+        this.say((await action()) || '');
+      } catch (error) {
+        this.say(error.message, true);
+      } finally {
+        this.busy = false;
+        this.redraw();
+      }
+    }
+
+    redraw() {
+      if (this.answer) this.draw();
+    }
+
+    async loadDraft() {
+      const here = this.answer.case;
+      await this.takeCase();
+      await this.viewer.showSegmentation(here.series, here.draft.seg_series);
+      return 'Draft loaded. Correct it, then submit.';
+    }
+
+    async submit() {
+      await this.takeCase();
+      const { task, user } = this.answer;
+      await this.viewer.storeSegmentation(`Label ${task.name} by ${user}`.slice(0, 64));
+      return 'Stored in the archive; it appears here in a few seconds.';
+    }
+
+    async presegment() {
+      const { series } = this.answer.case;
+      this.say('The model works on this case …');
+      this.answer = await window.transunet.draft(series);
+      return this.answer.case.draft.nothing_found ? 'The model found nothing.' : 'Draft ready.';
+    }
+
+    async skip() {
+      await window.transunet.release(this.answer.case.series);
+      return this.next();
+    }
+
+    async next() {
+      const case_ = await window.transunet.next(this.strategy || 'entropy');
+      if (!case_.id) return 'No case is free right now.';
+      window.location.assign(case_.viewer);
+      return `Opening ${case_.SeriesDescription || case_.id}: ${case_.why}`;
+    }
+
+    /** A lease on the open case, so that what is saved has an author. */
+    async takeCase() {
+      this.answer = await window.transunet.hold(this.answer.case.series);
+    }
+  }
+
+  customElements.define('transunet-panel', TransunetPanel);
+})();

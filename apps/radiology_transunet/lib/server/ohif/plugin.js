@@ -1,0 +1,97 @@
+/* The OHIF extension: puts the panel into the segmentation mode and speaks to OHIF for it. */
+(function () {
+  'use strict';
+
+  const WAIT_MS = 20000;
+  const STEP_MS = 200;
+
+  const pause = ms => new Promise(resolve => setTimeout(resolve, ms));
+
+  /** What the panel may ask of OHIF. */
+  function bridge(servicesManager, commandsManager, extensionManager) {
+    const { displaySetService, viewportGridService, segmentationService } = servicesManager.services;
+    const ofSeries = uid => displaySetService.getDisplaySetsForSeries(uid)[0];
+
+    function activeSeries() {
+      const { activeViewportId, viewports } = viewportGridService.getState();
+      const uids = viewports.get(activeViewportId)?.displaySetInstanceUIDs || [];
+      const shown = uids.map(uid => displaySetService.getDisplaySetByUID(uid)).find(set => set && set.Modality !== 'SEG');
+      return shown?.SeriesInstanceUID;
+    }
+
+    /** Study and series that the viewer shows; the address counts until images are there. */
+    function openCase() {
+      const address = new URLSearchParams(window.location.search);
+      const byName = name => [...address].find(([key]) => key.toLowerCase() === name)?.[1] || '';
+      return { study: byName('studyinstanceuids').split(',')[0], series: activeSeries() || byName('initialseriesinstanceuid') };
+    }
+
+    /** The display set of a series; asks the archive again when OHIF does not know it yet. */
+    async function find(series) {
+      if (ofSeries(series)) return ofSeries(series);
+      const [source] = extensionManager.getActiveDataSource();
+      const { study } = openCase();
+      source.deleteStudyMetadataPromise(study);
+      await source.retrieve.series.metadata({ StudyInstanceUID: study });
+      for (let waited = 0; waited < WAIT_MS; waited += STEP_MS) {
+        if (ofSeries(series)) return ofSeries(series);
+        await pause(STEP_MS);
+      }
+      throw new Error('The viewer does not find the draft in the archive yet. Reload the page.');
+    }
+
+    /** Show a SEG on its images, ready to edit. */
+    async function showSegmentation(imageSeries, segSeries) {
+      const seg = await find(segSeries);
+      const { activeViewportId } = viewportGridService.getState();
+      if (!seg.isLoaded) await seg.load({ headers: {} });
+      await commandsManager.runCommand('hydrateSecondaryDisplaySet', { displaySet: seg, viewportId: activeViewportId });
+    }
+
+    /** Store the segmentation of the active viewport in the archive. */
+    async function storeSegmentation(description) {
+      const { activeViewportId } = viewportGridService.getState();
+      const active = segmentationService.getActiveSegmentation(activeViewportId);
+      if (!active) throw new Error('There is no segmentation to submit. Load the draft or draw one first.');
+      const source = extensionManager.getActiveDataSourceDefinition().sourceName;
+      const made = await commandsManager.runCommand('generateSegmentation', {
+        segmentationId: active.segmentationId,
+        options: { dataSource: source, SeriesDescription: description, SeriesNumber: 3000 },
+      });
+      if (!made?.dataset) throw new Error('OHIF could not write the segmentation.');
+      const store = commandsManager.runCommand('createStoreFunction', { dataSource: source });
+      await store(made.dataset, {});
+    }
+
+    return { openCase, showSegmentation, storeSegmentation };
+  }
+
+  /** A React 18 element without React: OHIF bundles it and does not hand it out. */
+  function reactElement(mount) {
+    return {
+      $$typeof: Symbol.for('react.element'),
+      type: 'div',
+      key: null,
+      ref: mount,
+      props: { style: { height: '100%' } },
+      _owner: null,
+      _store: {},
+    };
+  }
+
+  window.transunetExtension = {
+    id: 'transunet',
+    version: '1.0.0',
+    getPanelModule({ servicesManager, commandsManager, extensionManager }) {
+      const viewer = bridge(servicesManager, commandsManager, extensionManager);
+      const mount = host => {
+        if (!host || host.firstChild) return;
+        const panel = document.createElement('transunet-panel');
+        panel.viewer = viewer;
+        host.append(panel);
+      };
+      const component = () => reactElement(mount);
+      return [{ name: 'case', iconName: 'tab-segmentation', iconLabel: 'TransUNet', label: 'TransUNet', component }];
+    },
+  };
+})();

@@ -1,0 +1,35 @@
+"""The routes, one module a resource: parse, call a workflow in a thread, shape the reply."""
+
+from lib.server.routes import (
+    activelearning,
+    auth,
+    batch,
+    cases,
+    datastore,
+    health,
+    infer,
+    info,
+    model,
+    scoring,
+    session,
+    train,
+    viewer,
+    worklist,
+)
+
+ROUTERS = (
+    health.router,
+    auth.router,
+    info.router,
+    infer.router,
+    activelearning.router,
+    train.router,
+    datastore.router,
+    scoring.router,
+    batch.router,
+    model.router,
+    session.router,
+    cases.router,
+    worklist.router,
+    viewer.router,  # last: its paths are open
+)
