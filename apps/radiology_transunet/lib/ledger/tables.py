@@ -1,7 +1,7 @@
 """The tables, and the rules that the database itself keeps.
 
     patients 1--n series 1--n annotations 1--n outbox, scores, embeddings
-                       |--n leases, queue_rows n--1 queues
+                       |--n leases, skips, queue_rows n--1 queues
     jobs, verdicts, cursors, audit stand alone
 
 A change here needs a migration: a test compares both.
@@ -79,6 +79,7 @@ annotations = sa.Table(
     sa.CheckConstraint("origin <> 'model' OR model_version IS NOT NULL OR status = 'rejected'", name="versioned"),
     sa.Index("ix_annotations_sop_instance_uid", "sop_instance_uid", unique=True),
     sa.Index("ix_annotations_case", "series_uid", "task", "status"),
+    sa.Index("ix_annotations_seg_series_uid", "seg_series_uid"),
     sa.Index("ix_annotations_task_status", "task", "status", "id"),
     partial("ix_annotations_one_accepted", "series_uid", "task", where="status = 'accepted'"),
     partial("ix_annotations_one_submitted", "series_uid", "task", where="status = 'submitted'"),
@@ -144,6 +145,15 @@ leases = sa.Table(
     partial("ix_leases_one_open", "series_uid", "task", where="ended_at IS NULL"),
     partial("ix_leases_open", "task", "expires_at", where="ended_at IS NULL", unique=False),
     sqlite_autoincrement=True,
+)
+
+skips = sa.Table(
+    "skips",  # who does not want to be offered which series, until when
+    metadata,
+    sa.Column("series_uid", sa.Text, sa.ForeignKey("series.series_uid"), primary_key=True),
+    sa.Column("task", sa.Text, primary_key=True),
+    sa.Column("annotator", sa.Text, primary_key=True),
+    sa.Column("until", UtcDateTime, nullable=False),
 )
 
 OPEN_JOB = "state IN ('queued', 'running')"
