@@ -15,16 +15,17 @@ from typing import Any
 
 import requests
 from dicomweb_client import DICOMwebClient
-from pydicom import Dataset, dcmread
+from pydicom import Dataset, dcmread, dcmwrite
 from pydicom.errors import InvalidDicomError
 
-from lib.core.errors import ArchiveUnavailable, InvalidInput, NotFound
+from lib.core.errors import ArchiveUnavailable, InvalidInput, NotFound, UnreadablePixels
 from lib.dicom.answers import QIDO_FIELDS, ArchiveInfo, Change, ChangePage, SeriesHeader, text_of
 from lib.dicom.config import ArchiveConfig
 
 __all__ = ["Archive", "ArchiveInfo", "Change", "ChangePage", "SeriesHeader"]
 
 logger = logging.getLogger(__name__)
+logging.getLogger("retrying").setLevel(logging.CRITICAL)  # under dicomweb_client; logs each error that is raised here
 
 STORED_SYNTAX = (("application/dicom", "*"),)
 STOW_BATCH = 32
@@ -101,6 +102,7 @@ class Archive:
 
         Raises:
             NotFound: the archive does not hold the series.
+            UnreadablePixels: it holds something that is no DICOM file.
         """
         header = self.header(series_uid)
         with self._translated(self.url, series_uid):
@@ -121,7 +123,7 @@ class Archive:
         Raises:
             InvalidInput: something that is no DICOM instance, or that the archive refuses; names which and why.
         """
-        datasets = [_decoded(instance) for instance in instances]
+        datasets = [_file(instance) for instance in instances]
         for start in range(0, len(datasets), STOW_BATCH):
             self._stow(datasets[start : start + STOW_BATCH])
 
@@ -207,7 +209,9 @@ class Archive:
             raise self._http_error(error, url, what) from error
         except requests.RequestException as error:
             raise ArchiveUnavailable(f"the archive {url} does not answer: {_reason(error)}") from error
-        except (ValueError, KeyError, InvalidDicomError) as error:
+        except InvalidDicomError as error:
+            raise UnreadablePixels(f"the archive {url} sent an instance that is no DICOM file: {error}") from error
+        except (ValueError, KeyError) as error:
             raise ArchiveUnavailable(f"the archive {url} gave an answer that is not understood: {error}") from error
 
     def _http_error(self, error: requests.HTTPError, url: str, what: str) -> Exception:
@@ -246,13 +250,21 @@ class _RefusedRequest(InvalidInput):
             raise self from error
 
 
-def _decoded(instance: Dataset | bytes) -> Dataset:
-    if isinstance(instance, Dataset):
+def _file(instance: Dataset | bytes) -> Dataset:
+    """The instance as a data set that is written as a DICOM file: Orthanc also keeps, and returns, what is none."""
+    if isinstance(instance, Dataset) and getattr(instance, "preamble", None):
         return instance
     try:
-        return dcmread(io.BytesIO(instance))
-    except (InvalidDicomError, ValueError, EOFError) as error:
-        raise InvalidInput(f"only DICOM files can be stored, got {len(instance)} bytes: {error}") from error
+        return dcmread(io.BytesIO(_encoded(instance) if isinstance(instance, Dataset) else instance))
+    except (InvalidDicomError, AttributeError, ValueError, TypeError, EOFError) as error:
+        size = f"{len(instance)} bytes" if isinstance(instance, bytes) else "a data set"
+        raise InvalidInput(f"only DICOM files can be stored, got {size}: {error}") from error
+
+
+def _encoded(dataset: Dataset) -> bytes:
+    buffer = io.BytesIO()
+    dcmwrite(buffer, dataset, enforce_file_format=True)
+    return buffer.getvalue()
 
 
 def _reason(error: requests.RequestException) -> str:

@@ -1,7 +1,7 @@
 """A Volume -> a CT or MR series, one slice a file.
 
-CT voxels become whole HU. MR voxels stay exact when they are whole numbers of a span that 16 bits hold; other values are
-spread over 16 bits with a rescale slope, so they come back within half a step.
+CT voxels become whole HU. MR voxels stay exact when they are whole numbers of a span that 16 bits hold; other values
+are spread over 16 bits with a rescale slope, so they come back within half a step.
 """
 
 import hashlib
