@@ -32,6 +32,7 @@ class Heartbeat:
 
     def __init__(self, ledger: Ledger, job: JobRow, lease_s: float, parent: int | None = None) -> None:
         self.stop = threading.Event()
+        self.signalled = False  # set by a signal handler: the process itself has to end
         self.reason = ""
         self._ledger = ledger
         self._job = job

@@ -8,7 +8,7 @@ from lib.core.errors import ArchiveUnavailable, LabelError, LedgerUnavailable, R
 from lib.ledger.rows import JobRow
 from lib.workflows.heartbeat import Heartbeat
 from lib.workflows.plan import job_folder
-from lib.workflows.retrain import Stopped, run_retrain
+from lib.workflows.retrain import Report, Stopped, run_retrain
 from lib.workflows.services import Services
 
 logger = logging.getLogger(__name__)
@@ -22,6 +22,7 @@ def work_on(
     job: JobRow,
     parent: int | None = None,
     on_start: Callable[[Heartbeat], None] = lambda _: None,
+    on_report: Report = lambda share, message: None,
 ) -> JobRow:
     """Do a training job that is held by this process or its parent, and write down how it ended.
 
@@ -30,6 +31,7 @@ def work_on(
         job: as taken from the ledger, by whoever its row names.
         parent: process whose end stops the job.
         on_start: gets the heartbeat, to connect signals with its `end`.
+        on_report: hears what the ledger hears: the share done, and what is going on.
 
     Returns:
         The row afterwards: done, failed, cancelled, or queued for another attempt.
@@ -39,10 +41,15 @@ def work_on(
     set_threads(services.settings.retrain.threads)
     jobs, worker = services.ledger.jobs, job.worker or ""
     heartbeat = Heartbeat(services.ledger, job, services.settings.worker.job_lease_s, parent)
+
+    def report(share: float, message: str) -> None:
+        heartbeat.report(share, message)
+        on_report(share, message)
+
     try:
         with heartbeat:
             on_start(heartbeat)
-            outcome = run_retrain(services, job, heartbeat.report, heartbeat.stop)
+            outcome = run_retrain(services, job, report, heartbeat.stop)
         jobs.finish(job.id, worker, outcome.to_dict())
     except LabelError as error:
         reason = f"{heartbeat.reason}; {error}" if heartbeat.reason else str(error)
