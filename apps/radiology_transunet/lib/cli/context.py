@@ -19,7 +19,7 @@ def current_settings(overrides: dict[str, str] | None = None) -> "Settings":
     """
     from lib.settings import load_settings
 
-    return load_settings([*_conf_pairs(), *(overrides or {}).items()])
+    return load_settings([*conf_pairs(), *(overrides or {}).items()])
 
 
 def current_services() -> "Services":
@@ -31,7 +31,8 @@ def current_services() -> "Services":
     return services
 
 
-def _conf_pairs() -> list[tuple[str, str]]:
+def conf_pairs() -> list[tuple[str, str]]:
+    """Pairs (option, value) of every --conf of this command line."""
     context = click.get_current_context(silent=True)
     given: tuple[str, ...] = (context.find_root().obj or ()) if context else ()
     return [_pair(text) for text in given]

@@ -19,7 +19,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from lib.server import errors
-from lib.server.context import open_context, server_settings
+from lib.server.context import Context, open_context, server_settings
 from lib.server.routes import ROUTERS
 from lib.server.security import Security
 from lib.settings import Settings
@@ -49,7 +49,7 @@ def _lifespan(settings: Settings) -> Callable[[FastAPI], AbstractAsyncContextMan
         context = open_context(settings)
         app.state.context = context
         context.services.ledger.upgrade()
-        warm_up = asyncio.create_task(context.heavy.run(context.champions.warm))
+        warm_up = asyncio.create_task(context.heavy.run(_warm_up, context))
         logger.info("serving %s for %s", ", ".join(context.services.tasks), settings.server.url)
         try:
             yield
@@ -58,6 +58,14 @@ def _lifespan(settings: Settings) -> Callable[[FastAPI], AbstractAsyncContextMan
             await context.close()
 
     return lifespan
+
+
+def _warm_up(context: Context) -> None:
+    """Import torch and load the champions before the first request needs them."""
+    from lib.inference.devices import set_threads
+
+    set_threads(context.settings.inference.threads)
+    context.champions.warm()
 
 
 def __getattr__(name: str) -> Any:

@@ -9,7 +9,8 @@ from fastapi.responses import JSONResponse
 
 from lib.core.errors import InvalidInput, NotFound
 from lib.core.values import Mask, Prediction
-from lib.dicom.seg import SegOrigin, new_uid
+from lib.dicom.seg import SegOrigin
+from lib.dicom.writer import new_uid
 from lib.server import replies
 from lib.server.context import Context, Ctx
 from lib.server.images import kept_upload, parameters, scratch_folder, series_uid

@@ -2,14 +2,16 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body
+from fastapi import APIRouter, Body, Request
 
 from lib.core.errors import Conflict, NotFound
 from lib.ledger.rows import JobRow
 from lib.server import replies
 from lib.server.context import Context, Ctx, Every
-from lib.workflows import retrain
+from lib.server.identity import annotator
 from lib.workflows.jobs import RETRAIN
+from lib.workflows.plan import PARAMS
+from lib.workflows.retrain import request_retrain
 
 router = APIRouter(prefix="/train")
 
@@ -26,21 +28,23 @@ async def status(context: Ctx, every: Every = False, check_if_running: bool = Fa
 
 @router.post("", include_in_schema=False)
 @router.post("/")
-async def start_all(context: Ctx, params: Annotated[dict[str, Any] | None, Body()] = None) -> dict[str, Any]:
+async def start_all(
+    context: Ctx, request: Request, params: Annotated[dict[str, Any] | None, Body()] = None
+) -> dict[str, Any]:
     """Ask for a training of every task."""
     given = params or {}
-    return await context.quick.run(
-        lambda: {
-            name: {"result": _start(context, name, _of_model(given, name)), "detail": None}
-            for name in context.services.tasks
-        }
-    )
+    return {
+        name: {"result": await start(context, request, name, _of_model(given, name)), "detail": None}
+        for name in context.services.tasks
+    }
 
 
 @router.post("/{model}")
-async def start(context: Ctx, model: str, params: Annotated[dict[str, Any] | None, Body()] = None) -> dict[str, Any]:
+async def start(
+    context: Ctx, request: Request, model: str, params: Annotated[dict[str, Any] | None, Body()] = None
+) -> dict[str, Any]:
     """Ask for a training of one task; one that waits or runs already is returned instead of a second."""
-    return await context.quick.run(_start, context, model, params or {})
+    return await context.quick.run(_start, context, model, params or {}, annotator(request, params))
 
 
 @router.delete("", include_in_schema=False)
@@ -50,10 +54,10 @@ async def stop(context: Ctx) -> Any:
     return await context.quick.run(_stop, context)
 
 
-def _start(context: Context, model: str, params: dict[str, Any]) -> dict[str, Any]:
+def _start(context: Context, model: str, params: dict[str, Any], actor: str) -> dict[str, Any]:
     task = context.services.task(model)
-    wanted = {key: value for key, value in params.items() if key in retrain.PARAMS}
-    job_id = retrain.request_retrain(context.services, task, wanted)
+    wanted = {key: value for key, value in params.items() if key in PARAMS}
+    job_id = request_retrain(context.services, task, wanted, actor)
     return replies.job(context.services.ledger.jobs.get(job_id))
 
 
