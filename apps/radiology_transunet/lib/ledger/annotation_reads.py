@@ -7,7 +7,7 @@ import numpy.typing as npt
 import sqlalchemy as sa
 
 from lib.ledger import leasing, masks, tables
-from lib.ledger.book import Book
+from lib.ledger.book import Book, require_among
 from lib.ledger.masks import SELECT, A
 from lib.ledger.rows import ANNOTATION_STATUSES, AnnotationRow, AnnotationStatus
 
@@ -20,6 +20,12 @@ class AnnotationReads(Book):
     def knows(self, sop_instance_uid: str) -> bool:
         """Whether a SEG was seen before, used or rejected."""
         return self.find(sop_instance_uid) is not None
+
+    def known_in_series(self, seg_series_uid: str) -> int:
+        """How many SEGs of that series were seen before, used or rejected."""
+        query = sa.select(sa.func.count()).where(A.c.seg_series_uid == seg_series_uid)
+        with self._read() as connection:
+            return int(connection.execute(query).scalar_one())
 
     def find(self, sop_instance_uid: str) -> AnnotationRow | None:
         """The annotation with that SEG."""
@@ -38,12 +44,17 @@ class AnnotationReads(Book):
     def list(
         self,
         task: str | None = None,
-        status: AnnotationStatus | None = None,
+        status: str | None = None,
         series_uid: str | None = None,
         limit: int | None = 100,
         offset: int = 0,
     ) -> builtins.list[AnnotationRow]:
-        """The newest annotations first."""
+        """The newest annotations first.
+
+        Raises:
+            InvalidInput: no such status.
+        """
+        require_among("status", status, ANNOTATION_STATUSES)
         query = SELECT.order_by(A.c.id.desc()).limit(limit).offset(offset)
         if task is not None:
             query = query.where(A.c.task == task)

@@ -1,6 +1,6 @@
 """What all parts of the ledger share: database, clock, audit trail and a few statements."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from lib.core.errors import NotFound
+from lib.core.errors import InvalidInput, NotFound
 from lib.ledger import tables
 from lib.ledger.database import Database, lock_series
 
@@ -65,6 +65,12 @@ def note(
     """Write a row of the audit trail."""
     values = {"at": at, "actor": actor, "action": action, "subject": str(subject), "details": details}
     connection.execute(sa.insert(tables.audit).values(values))
+
+
+def require_among(what: str, value: str | None, known: Sequence[str]) -> None:
+    """Raise InvalidInput unless the value is None or one of those that are known."""
+    if value is not None and value not in known:
+        raise InvalidInput(f"{what} must be one of {', '.join(known)}, got {value!r}")
 
 
 def require_series(connection: sa.Connection, series_uid: str) -> None:

@@ -8,12 +8,13 @@ import sqlalchemy as sa
 
 from lib.core.errors import Conflict, InvalidInput
 from lib.ledger import leasing, tables
-from lib.ledger.book import Book, insert_id, require_series, seconds
+from lib.ledger.book import Book, insert_id, insert_new, require_series, seconds
 from lib.ledger.database import lock_series, take_turns
 from lib.ledger.rows import LeaseRow
 
 G = tables.queues
 L = tables.leases
+K = tables.skips
 Q = tables.queue_rows
 S = tables.series
 
@@ -50,7 +51,7 @@ class Handout(Book):
         No two annotators get one series. A lease that is over is over: the series is free again.
 
         Returns:
-            The lease; None when no series of the queue is free.
+            The lease; None when no series of the queue is free and not skipped by this annotator.
         """
         _check(annotator, lease_s)
         self._expire(task)
@@ -60,7 +61,7 @@ class Handout(Book):
                 own = self._renew_own(connection, task, annotator, lease_s)
                 if own is not None:
                     return own
-                picked = _pick(connection, task, strategy)
+                picked = _pick(connection, task, strategy, annotator, self.clock())
                 if picked is None:
                     return None
                 series_uid, score, why = picked
@@ -78,6 +79,26 @@ class Handout(Book):
                 leasing.refresh(connection, lease.series_uid)
                 self._note(connection, "lease.released", lease.series_uid, {"task": lease.task}, lease.annotator)
             return was_open
+
+    def skip(self, series_uid: str, task: str, annotator: str, skip_s: float) -> None:
+        """Give a series back, if it is in the annotator's hands, and do not offer it to him for that time.
+
+        Raises:
+            NotFound: no such series.
+        """
+        _check(annotator, skip_s)
+        now = self.clock()
+        with self._write() as connection:
+            require_series(connection, series_uid)
+            connection.execute(sa.delete(K).where(K.c.annotator == annotator, K.c.until <= now))
+            who = {"series_uid": series_uid, "task": task, "annotator": annotator}
+            until = now + seconds(skip_s)
+            if not insert_new(connection, K, {**who, "until": until}):
+                mine = sa.and_(K.c.series_uid == series_uid, K.c.task == task, K.c.annotator == annotator)
+                connection.execute(sa.update(K).where(mine).values(until=until))
+            leasing.end(connection, now, "skipped", series_uid, task, annotator)
+            leasing.refresh(connection, series_uid)
+            self._note(connection, "lease.skipped", series_uid, {"task": task}, annotator)
 
     def holder(self, series_uid: str, task: str) -> LeaseRow | None:
         """The lease on a series that is not over, None when nobody holds it."""
@@ -165,12 +186,16 @@ def active(task: str, strategy: str) -> sa.ScalarSelect[int]:
     return sa.select(G.c.id).where(G.c.task == task, G.c.strategy == strategy, G.c.is_active).scalar_subquery()
 
 
-def _pick(connection: sa.Connection, task: str, strategy: str) -> tuple[str, float | None, str] | None:
+def _pick(
+    connection: sa.Connection, task: str, strategy: str, annotator: str, now: datetime
+) -> tuple[str, float | None, str] | None:
     """The first row that looks free, its series locked; waits for busy ones only when there is no other."""
+    mine = sa.and_(K.c.series_uid == Q.c.series_uid, K.c.task == task, K.c.annotator == annotator)
+    skipped = sa.exists().where(mine, K.c.until > now)
     query = (
         sa.select(Q.c.series_uid, Q.c.score, Q.c.why)
         .join_from(Q, S)
-        .where(Q.c.queue_id == active(task, strategy), Q.c.is_free)
+        .where(Q.c.queue_id == active(task, strategy), Q.c.is_free, ~skipped)
         .order_by(Q.c.rank)
         .limit(1)
     )

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from lib.core.errors import Conflict, InvalidInput, NotFound
 from lib.ledger import tables
-from lib.ledger.book import NOTHING, Book, insert_all_new, insert_new, seconds
+from lib.ledger.book import NOTHING, Book, insert_all_new, insert_new, require_among, seconds
 from lib.ledger.rows import JOB_STATES, JobRow, JobState
 
 T = tables.jobs
@@ -156,9 +156,14 @@ class Jobs(Book):
             return _row(connection, job_id)
 
     def list(
-        self, kind: str | None = None, state: JobState | None = None, task: str | None = None, limit: int = 100
+        self, kind: str | None = None, state: str | None = None, task: str | None = None, limit: int = 100
     ) -> builtins.list[JobRow]:
-        """The newest jobs first."""
+        """The newest jobs first.
+
+        Raises:
+            InvalidInput: no such state.
+        """
+        require_among("state", state, JOB_STATES)
         query = JOB.order_by(T.c.id.desc()).limit(limit)
         for column, value in ((T.c.kind, kind), (T.c.state, state), (T.c.task, task)):
             query = query if value is None else query.where(column == value)

@@ -51,11 +51,18 @@ def refresh(connection: sa.Connection, series_uid: str) -> None:
     )
 
 
-def end(connection: sa.Connection, at: datetime, ending: str, series_uid: str, task: str | None = None) -> None:
-    """End the open leases on a series, of one task or of all; the caller refreshes."""
+def end(
+    connection: sa.Connection,
+    at: datetime,
+    ending: str,
+    series_uid: str,
+    task: str | None = None,
+    annotator: str | None = None,
+) -> None:
+    """End the open leases on a series, of one task or of all, of one annotator or of all; the caller refreshes."""
     update = sa.update(L).where(L.c.series_uid == series_uid, L.c.ended_at.is_(None))
-    if task is not None:
-        update = update.where(L.c.task == task)
+    for column, value in ((L.c.task, task), (L.c.annotator, annotator)):
+        update = update if value is None else update.where(column == value)
     connection.execute(update.values(ended_at=at, ending=ending))
 
 

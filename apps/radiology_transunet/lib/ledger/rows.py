@@ -28,8 +28,6 @@ class NewSeries:
     """A series as it arrives.
 
     Attributes:
-        series_uid: SeriesInstanceUID.
-        study_uid: StudyInstanceUID.
         patient: the pseudonym.
         split: the split of the patient, used only when the patient is new.
         modality: DICOM modality.
@@ -188,7 +186,7 @@ class LeaseRow:
 
 @dataclass(frozen=True, slots=True)
 class QueueEntry:
-    """A place in a queue; `is_free` is False while the series is leased, labelled or not ready."""
+    """A place in a queue; not free while the series is leased, labelled or not ready."""
 
     rank: int
     series_uid: str

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from lib.core.errors import Conflict, InvalidInput, NotFound
 from lib.ledger import leasing, tables
-from lib.ledger.book import Book, insert_new, require_series
+from lib.ledger.book import Book, insert_new, require_among, require_series
 from lib.ledger.rows import SERIES_STATUSES, NewSeries, SeriesRow, SeriesStatus
 
 T = tables.series
@@ -99,9 +99,14 @@ class Series(Book):
             return _row(connection, series_uid)
 
     def list(
-        self, status: SeriesStatus | None = None, split: str | None = None, limit: int | None = None, offset: int = 0
+        self, status: str | None = None, split: str | None = None, limit: int | None = None, offset: int = 0
     ) -> builtins.list[SeriesRow]:
-        """Series in the order of their UIDs."""
+        """Series in the order of their UIDs.
+
+        Raises:
+            InvalidInput: no such status.
+        """
+        require_among("status", status, SERIES_STATUSES)
         query = sa.select(*COLUMNS).join_from(T, P).order_by(T.c.series_uid).limit(limit).offset(offset)
         if status is not None:
             query = query.where(T.c.status == status)

@@ -1,7 +1,6 @@
-"""The first schema."""
+"""The first schema: the tables of tables.py as they were at first, written out so that this step never changes."""
 
 from datetime import datetime
-from typing import Any
 
 import sqlalchemy as sa
 from alembic import op
@@ -11,34 +10,21 @@ down_revision = None
 
 BIG_ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 TIME = sa.DateTime(timezone=True)
-TABLES = [
-    "audit",
-    "cursors",
-    "jobs",
-    "patients",
-    "queues",
-    "verdicts",
-    "series",
-    "annotations",
-    "leases",
-    "queue_rows",
-    "embeddings",
-    "outbox",
-    "scores",
-]
+FREE = ("audit", "cursors", "jobs", "patients", "queues", "verdicts")
+BOUND = ("series", "annotations", "leases", "skips", "queue_rows", "embeddings", "outbox", "scores")
 
 
 def upgrade() -> None:
     """Make all tables, those first that others refer to."""
     for make in (_audit, _cursors, _jobs, _patients, _queues, _verdicts, _series):
         make()
-    for make in (_annotations, _leases, _queue_rows, _embeddings, _outbox, _scores):
+    for make in (_annotations, _leases, _skips, _queue_rows, _embeddings, _outbox, _scores):
         make()
 
 
 def downgrade() -> None:
     """Drop all tables."""
-    for table in reversed(TABLES):
+    for table in reversed(FREE + BOUND):
         op.drop_table(table)
 
 
@@ -64,9 +50,10 @@ def _create_numbered(table: str, *parts: sa.schema.SchemaItem) -> None:
     op.create_table(table, sa.Column("id", BIG_ID, autoincrement=True), *parts, key, sqlite_autoincrement=True)
 
 
-def _where(condition: str) -> dict[str, Any]:
-    """Arguments that make an index partial."""
-    return {"sqlite_where": sa.text(condition), "postgresql_where": sa.text(condition)}
+def _partial(name: str, table: str, columns: list[str], where: str, unique: bool = True) -> None:
+    """An index of some rows, in both databases."""
+    condition = sa.text(where)
+    op.create_index(name, table, columns, unique=unique, sqlite_where=condition, postgresql_where=condition)
 
 
 def _audit() -> None:
@@ -110,9 +97,7 @@ def _jobs() -> None:
         sa.CheckConstraint("progress >= 0 AND progress <= 1", name="ck_jobs_progress"),
     )
     op.create_index("ix_jobs_next", "jobs", ["kind", "state", "id"])
-    op.create_index(
-        "ix_jobs_one_open", "jobs", ["kind", "task", "key"], unique=True, **_where("state IN ('queued', 'running')")
-    )
+    _partial("ix_jobs_one_open", "jobs", ["kind", "task", "key"], "state IN ('queued', 'running')")
 
 
 def _patients() -> None:
@@ -132,7 +117,7 @@ def _queues() -> None:
         sa.Column("is_active", sa.Boolean(), nullable=False),
         *_times("built_at"),
     )
-    op.create_index("ix_queues_one_active", "queues", ["task", "strategy"], unique=True, **_where("is_active"))
+    _partial("ix_queues_one_active", "queues", ["task", "strategy"], "is_active")
 
 
 def _verdicts() -> None:
@@ -145,7 +130,7 @@ def _verdicts() -> None:
         *_perhaps_times("finished_at"),
         sa.CheckConstraint("state IN ('open', 'done')", name="ck_verdicts_state"),
     )
-    op.create_index("ix_verdicts_one_open", "verdicts", ["task", "version"], unique=True, **_where("state = 'open'"))
+    _partial("ix_verdicts_one_open", "verdicts", ["task", "version"], "state = 'open'")
     op.create_index("ix_verdicts_task", "verdicts", ["task", "id"])
 
 
@@ -204,36 +189,14 @@ def _annotations() -> None:
         sa.ForeignKeyConstraint(["series_uid"], ["series.series_uid"], name="fk_annotations_series_uid"),
     )
     op.create_index("ix_annotations_case", "annotations", ["series_uid", "task", "status"])
-    op.create_index(
-        "ix_annotations_one_accepted",
-        "annotations",
-        ["series_uid", "task"],
-        unique=True,
-        **_where("status = 'accepted'"),
-    )
-    op.create_index(
-        "ix_annotations_one_draft",
-        "annotations",
-        ["series_uid", "task", "origin"],
-        unique=True,
-        **_where("status = 'draft'"),
-    )
-    op.create_index(
-        "ix_annotations_one_submitted",
-        "annotations",
-        ["series_uid", "task"],
-        unique=True,
-        **_where("status = 'submitted'"),
-    )
+    _partial("ix_annotations_one_accepted", "annotations", ["series_uid", "task"], "status = 'accepted'")
+    _partial("ix_annotations_one_draft", "annotations", ["series_uid", "task", "origin"], "status = 'draft'")
+    _partial("ix_annotations_one_submitted", "annotations", ["series_uid", "task"], "status = 'submitted'")
     op.create_index("ix_annotations_sop_instance_uid", "annotations", ["sop_instance_uid"], unique=True)
+    op.create_index("ix_annotations_seg_series_uid", "annotations", ["seg_series_uid"])
     op.create_index("ix_annotations_task_status", "annotations", ["task", "status", "id"])
-    op.create_index(
-        "ix_annotations_unknown_series",
-        "annotations",
-        ["referenced_series_uid"],
-        unique=False,
-        **_where("series_uid IS NULL"),
-    )
+    unknown = "ix_annotations_unknown_series"
+    _partial(unknown, "annotations", ["referenced_series_uid"], "series_uid IS NULL", unique=False)
 
 
 def _leases() -> None:
@@ -249,8 +212,18 @@ def _leases() -> None:
         sa.CheckConstraint("(ended_at IS NULL) = (ending IS NULL)", name="ck_leases_ending"),
         sa.ForeignKeyConstraint(["series_uid"], ["series.series_uid"], name="fk_leases_series_uid"),
     )
-    op.create_index("ix_leases_one_open", "leases", ["series_uid", "task"], unique=True, **_where("ended_at IS NULL"))
-    op.create_index("ix_leases_open", "leases", ["task", "expires_at"], **_where("ended_at IS NULL"))
+    _partial("ix_leases_one_open", "leases", ["series_uid", "task"], "ended_at IS NULL")
+    _partial("ix_leases_open", "leases", ["task", "expires_at"], "ended_at IS NULL", unique=False)
+
+
+def _skips() -> None:
+    op.create_table(
+        "skips",
+        *_texts("series_uid", "task", "annotator"),
+        *_times("until"),
+        sa.ForeignKeyConstraint(["series_uid"], ["series.series_uid"], name="fk_skips_series_uid"),
+        sa.PrimaryKeyConstraint("series_uid", "task", "annotator", name="pk_skips"),
+    )
 
 
 def _queue_rows() -> None:
@@ -299,7 +272,7 @@ def _outbox() -> None:
         sa.ForeignKeyConstraint(["annotation_id"], ["annotations.id"], name="fk_outbox_annotation_id"),
     )
     op.create_index("ix_outbox_annotation_id", "outbox", ["annotation_id"])
-    op.create_index("ix_outbox_open", "outbox", ["id"], **_where("done_at IS NULL"))
+    _partial("ix_outbox_open", "outbox", ["id"], "done_at IS NULL", unique=False)
     op.create_index("ix_outbox_sop_instance_uid_action", "outbox", ["sop_instance_uid", "action"], unique=True)
 
 
