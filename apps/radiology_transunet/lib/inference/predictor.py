@@ -106,7 +106,7 @@ class Predictor:
         """Images (B, in, H, W) of the slices `rows` through the network and onto the canvas."""
         started = perf_counter()
         with device_lock(self.device), torch.inference_mode():
-            batch = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
+            batch = torch.from_numpy(images.copy()).to(self.device)  # the windows are read-only
             logits, embedding = self.network.segment(batch)
             probabilities = logits.float().softmax(dim=1)  # (B, classes, H, W)
             canvas.embeddings.append(embedding.float().cpu().numpy())

@@ -24,6 +24,9 @@ CHUNK_SLICES = 16
 STATISTICS_VOXELS = 2_000_000
 """Percentiles of larger volumes are taken on about so many evenly spread voxels."""
 
+MIN_TOKENS = 2
+"""Planes are padded to at least so many strides a side: norms over a single position have nothing to measure."""
+
 FloatPlanes = npt.NDArray[np.float32]
 ClassPlanes = npt.NDArray[np.uint8]
 Size = tuple[int, int]
@@ -108,7 +111,7 @@ class Preprocess:
         resampled = rows, columns
         if wanted_mm is not None:
             resampled = max(1, round(rows * row_mm / wanted_mm)), max(1, round(columns * column_mm / wanted_mm))
-        padded = tuple(-(-n // self.stride) * self.stride for n in resampled)
+        padded = tuple(max(MIN_TOKENS, -(-n // self.stride)) * self.stride for n in resampled)
         return Placement(geometry, orientation, (rows, columns), resampled, (padded[0], padded[1]))
 
     def apply(self, volume: Volume) -> Prepared:

@@ -272,11 +272,13 @@ class TransUNet(nn.Module):
         """Images (B, in_channels, H, W) to tokens and skips.
 
         Raises:
-            InvalidVolume: a side that is no multiple of the stride.
+            InvalidVolume: a side that is no multiple of the stride, or only one token in all.
         """
         height, width = images.shape[-2:]
-        if height % self.stride or width % self.stride:
-            raise InvalidVolume(f"rows and columns must be multiples of {self.stride}, got {height} x {width}")
+        if height % self.stride or width % self.stride or height * width <= self.stride**2:
+            raise InvalidVolume(
+                f"rows and columns must be multiples of {self.stride} with two tokens or more, got {height} x {width}"
+            )
         features, skips = self.stem(images)
         return Encoding(self.transformer(features), (features.shape[-2], features.shape[-1]), tuple(skips))
 

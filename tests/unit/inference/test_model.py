@@ -1,0 +1,145 @@
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lib.core.errors import ManifestMismatch, NotFound
+from lib.core.geometry import Geometry
+from lib.core.labels import Code, Label, LabelSchema
+from lib.core.values import Volume
+from lib.inference.config import PreprocessConfig
+from lib.inference.model import Manifest, build_network, file_sha256, load_predictor, read_manifest, save_model
+from lib.networks.config import NetworkConfig
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a task says of a model."""
+
+    name: str
+    schema: LabelSchema
+    preprocess: PreprocessConfig
+    network: NetworkConfig
+
+
+@pytest.fixture
+def task(schema: LabelSchema) -> Parts:
+    return Parts("organs", schema, PreprocessConfig(window_hu=(-160, 240)), NetworkConfig())
+
+
+@pytest.fixture
+def folder(task: Parts, tmp_path: Path) -> Path:
+    torch.manual_seed(4)
+    network = build_network(task.network, task.schema)
+    manifest = Manifest.describe(task, seed=4, metrics={"dice/liver": 0.9}, annotations=(3, 5))
+    save_model(tmp_path / "model", manifest, network.state_dict())
+    return tmp_path / "model"
+
+
+def test_a_saved_model_predicts_as_the_network_that_was_saved(task: Parts, folder: Path) -> None:
+    torch.manual_seed(4)
+    network = build_network(task.network, task.schema).eval()
+    volume = Volume(np.full((1, 16, 16), 40.0), Geometry.from_spacing((1, 16, 16), (1, 1, 1)), "CT")
+    prediction = load_predictor(folder, task, "cpu", batch_size=1).predict(volume)
+    with torch.inference_mode():
+        logits, embedding = network.segment(torch.zeros(1, 3, 16, 16))
+    ids = np.array([0, *task.schema.ids])
+    np.testing.assert_array_equal(prediction.mask.array[0], ids[logits[0].argmax(dim=0).numpy()])
+    np.testing.assert_allclose(prediction.embedding, embedding[0], atol=1e-6)
+
+
+def test_a_manifest_comes_back_from_the_folder_with_the_checksum_of_its_weights(folder: Path) -> None:
+    manifest = read_manifest(folder)
+    assert manifest.task == "organs"
+    assert manifest.labels == (("liver", 7), ("spleen", 2), ("aorta", 200))
+    assert (manifest.seed, manifest.annotations, manifest.metrics) == (4, (3, 5), {"dice/liver": 0.9})
+    assert manifest.packages["torch"] == torch.__version__.partition("+")[0] or manifest.packages["torch"]
+    assert (folder / manifest.weights).is_file()
+    assert Manifest.from_dict(manifest.to_dict()) == manifest
+
+
+def test_saving_again_replaces_the_model_and_leaves_one_weights_file(task: Parts, folder: Path) -> None:
+    before = read_manifest(folder)
+    state = {key: value + 1 for key, value in build_network(task.network, task.schema).state_dict().items()}
+    after = save_model(folder, Manifest.describe(task, seed=5), state)
+    assert after.sha256 != before.sha256
+    assert sorted(path.name for path in folder.iterdir()) == ["manifest.json", after.weights]
+    load_predictor(folder, task, "cpu", batch_size=1)
+
+
+def changed(task: Parts, **parts: object) -> Parts:
+    return replace(task, **parts)  # type: ignore[arg-type]
+
+
+def renamed(schema: LabelSchema) -> LabelSchema:
+    first, *rest = schema
+    return LabelSchema((Label("kidney", first.id, first.color, Code("2", "Kidney")), *rest))
+
+
+def test_a_model_of_another_task_is_refused_with_the_field_and_both_values(task: Parts, folder: Path) -> None:
+    cases = {
+        r"task = 'brain', this one has 'organs'": changed(task, name="brain"),
+        r"labels = \[\['kidney', 7\].*this one has \[\['liver', 7\]": changed(task, schema=renamed(task.schema)),
+        r"preprocess.spacing_mm = 1.5, this one has None": changed(
+            task, preprocess=PreprocessConfig(spacing_mm=1.5, window_hu=(-160, 240))
+        ),
+        r"preprocess.window_hu = \[-100.0, 240.0\], this one has \[-160.0, 240.0\]": changed(
+            task, preprocess=PreprocessConfig(window_hu=(-100, 240))
+        ),
+        r"network.context_slices = 0, this one has 1": changed(task, network=NetworkConfig(context_slices=0)),
+        r"network.architecture.decoder_channels": changed(task, network=NetworkConfig(size="base")),
+    }
+    for message, other in cases.items():
+        with pytest.raises(ManifestMismatch, match=message):
+            load_predictor(folder, other, "cpu", batch_size=1)
+
+
+def test_colours_and_dropout_may_change_without_a_new_model(task: Parts, folder: Path) -> None:
+    repainted = LabelSchema(tuple(replace(label, color=(1, 2, 3)) for label in task.schema))
+    load_predictor(folder, changed(task, schema=repainted, network=NetworkConfig(dropout=0.3)), "cpu", batch_size=1)
+
+
+def test_weights_that_were_changed_or_cut_are_refused(task: Parts, folder: Path) -> None:
+    weights = folder / read_manifest(folder).weights
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ManifestMismatch, match="must have the SHA-256"):
+        load_predictor(folder, task, "cpu", batch_size=1)
+    weights.unlink()
+    with pytest.raises(NotFound, match=r"weights .* are missing"):
+        load_predictor(folder, task, "cpu", batch_size=1)
+
+
+def test_weights_of_another_network_under_a_fitting_manifest_are_refused(task: Parts, folder: Path) -> None:
+    state = dict(build_network(task.network, task.schema).state_dict())
+    state.pop("upsampler.head.bias")
+    save_model(folder, Manifest.describe(task, seed=0), state)
+    with pytest.raises(ManifestMismatch, match=r"upsampler\.head\.bias"):
+        load_predictor(folder, task, "cpu", batch_size=1)
+
+
+def test_a_weights_file_that_holds_more_than_tensors_is_refused(task: Parts, folder: Path) -> None:
+    save_model(folder, Manifest.describe(task, seed=0), {"x": torch.zeros(1)})
+    manifest = read_manifest(folder)
+    torch.save({"path": folder}, folder / manifest.weights)
+    values = json.loads((folder / "manifest.json").read_text())
+    values["sha256"] = file_sha256(folder / manifest.weights)
+    (folder / "manifest.json").write_text(json.dumps(values))
+    with pytest.raises(ManifestMismatch, match="must hold weights"):
+        load_predictor(folder, task, "cpu", batch_size=1)
+
+
+def test_a_folder_without_manifest_or_with_a_broken_one_is_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match=r"manifest\.json"):
+        read_manifest(tmp_path)
+    (folder / "manifest.json").write_text("{")
+    with pytest.raises(ManifestMismatch, match="no valid JSON"):
+        read_manifest(folder)
+    (folder / "manifest.json").write_text('{"format": 2}')
+    with pytest.raises(ManifestMismatch, match="format must be 1, got 2"):
+        read_manifest(folder)
+    (folder / "manifest.json").write_text('{"format": 1, "task": "organs"}')
+    with pytest.raises(ManifestMismatch, match="fields are not those"):
+        read_manifest(folder)
