@@ -1,4 +1,3 @@
-import io
 import os
 import signal
 import stat
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pydicom import Dataset, dcmread, dcmwrite
+from pydicom import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, JPEGLSLossless, RLELossless
 
 from lib.cli.orthanc_process import OrthancProcess, find_plugin, free_port, start_orthanc
@@ -20,6 +19,7 @@ from lib.core.geometry import Geometry
 from lib.core.labels import Code, Label, LabelSchema
 from lib.core.values import Mask, Volume
 from lib.dicom.config import ArchiveConfig
+from lib.dicom.files import decode, encode
 from lib.dicom.orthanc import Archive
 from lib.dicom.seg import SegOrigin, read_seg, write_seg
 from lib.dicom.series import SourceSeries, assemble
@@ -37,12 +37,6 @@ def make_series(slices: int = 4) -> list[Dataset]:
     array = np.random.default_rng(3).integers(-1000, 1000, (slices, 8, 6)).astype(np.float32)
     volume = Volume(array, Geometry.from_spacing((slices, 8, 6), (2.0, 1.0, 1.5)), "CT")
     return series_to_datasets(volume, identity)
-
-
-def encoded(dataset: Dataset) -> bytes:
-    buffer = io.BytesIO()
-    dcmwrite(buffer, dataset, enforce_file_format=True)
-    return buffer.getvalue()
 
 
 def stable_uids(archive: Archive, since: int) -> list[str]:
@@ -92,7 +86,7 @@ def test_instances_come_in_the_syntax_they_are_stored_in(archive, syntax) -> Non
     if syntax != ExplicitVRLittleEndian:
         for dataset in datasets:
             dataset.compress(syntax, generate_instance_uid=False)
-    archive.store([encoded(dataset) for dataset in datasets])
+    archive.store([encode(dataset) for dataset in datasets])
 
     fetched = archive.fetch(datasets[0].SeriesInstanceUID)
 
@@ -149,10 +143,10 @@ def test_wildcards_are_no_uids(archive) -> None:
 
 
 def test_what_is_no_instance_is_refused_and_named(archive) -> None:
-    with pytest.raises(InvalidInput, match="only DICOM files can be stored, got 7 bytes"):
+    with pytest.raises(InvalidInput, match="a DICOM file is needed, got 7 bytes"):
         archive.store([b"nothing"])
     datasets = make_series(2)
-    nameless = dcmread(io.BytesIO(encoded(datasets[1])))
+    nameless = decode(encode(datasets[1]))
     del nameless.SOPInstanceUID
     with pytest.raises(InvalidInput, match=r"stored 1 of 2 instances and refused \(no SOPInstanceUID\)"):
         archive.store([datasets[0], nameless])

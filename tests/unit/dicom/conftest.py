@@ -1,13 +1,13 @@
-import io
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
-from pydicom import Dataset, dcmread, dcmwrite
+from pydicom import Dataset
 
 from lib.core.geometry import Geometry
 from lib.core.labels import Code, Label, LabelSchema
 from lib.core.values import Volume
+from lib.dicom.files import decode, encode
 from lib.dicom.series import SourceSeries, assemble
 from lib.dicom.writer import SeriesIdentity, new_uid, series_to_datasets
 
@@ -47,12 +47,7 @@ def identity() -> Callable[[], SeriesIdentity]:
 def through_bytes() -> Callable[[Dataset], Dataset]:
     """Write as a file and read again: what an archive sees."""
 
-    def convert(dataset: Dataset) -> Dataset:
-        buffer = io.BytesIO()
-        dcmwrite(buffer, dataset, enforce_file_format=True)
-        return dcmread(io.BytesIO(buffer.getvalue()))
-
-    return convert
+    return lambda dataset: decode(encode(dataset))
 
 
 @pytest.fixture(scope="session")

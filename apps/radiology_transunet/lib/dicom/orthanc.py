@@ -5,7 +5,6 @@ our own decoding must see what the modality sent. Errors of the network and of t
 archive become ArchiveUnavailable, NotFound or InvalidInput here, and nowhere else.
 """
 
-import io
 import logging
 import threading
 from collections.abc import Iterator, Sequence
@@ -15,12 +14,13 @@ from typing import Any
 
 import requests
 from dicomweb_client import DICOMwebClient
-from pydicom import Dataset, dcmread, dcmwrite
+from pydicom import Dataset
 from pydicom.errors import InvalidDicomError
 
 from lib.core.errors import ArchiveUnavailable, InvalidInput, NotFound, UnreadablePixels
 from lib.dicom.answers import QIDO_FIELDS, ArchiveInfo, Change, ChangePage, SeriesHeader, text_of
 from lib.dicom.config import ArchiveConfig
+from lib.dicom.files import decode, encode
 
 __all__ = ["Archive", "ArchiveInfo", "Change", "ChangePage", "SeriesHeader"]
 
@@ -252,19 +252,9 @@ class _RefusedRequest(InvalidInput):
 
 def _file(instance: Dataset | bytes) -> Dataset:
     """The instance as a data set that is written as a DICOM file: Orthanc also keeps, and returns, what is none."""
-    if isinstance(instance, Dataset) and getattr(instance, "preamble", None):
-        return instance
-    try:
-        return dcmread(io.BytesIO(_encoded(instance) if isinstance(instance, Dataset) else instance))
-    except (InvalidDicomError, AttributeError, ValueError, TypeError, EOFError) as error:
-        size = f"{len(instance)} bytes" if isinstance(instance, bytes) else "a data set"
-        raise InvalidInput(f"only DICOM files can be stored, got {size}: {error}") from error
-
-
-def _encoded(dataset: Dataset) -> bytes:
-    buffer = io.BytesIO()
-    dcmwrite(buffer, dataset, enforce_file_format=True)
-    return buffer.getvalue()
+    if isinstance(instance, bytes):
+        return decode(instance)
+    return instance if getattr(instance, "preamble", None) else decode(encode(instance))
 
 
 def _reason(error: requests.RequestException) -> str:
