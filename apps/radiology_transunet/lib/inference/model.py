@@ -185,7 +185,7 @@ def read_state(folder: Path) -> StateDict:
         raise ManifestMismatch(f"{path} must have the SHA-256 {manifest.sha256} of its manifest, got {came}")
     try:
         state: StateDict = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError) as error:
+    except (RuntimeError, ValueError, LookupError, EOFError, pickle.UnpicklingError) as error:
         raise ManifestMismatch(f"{path} must hold weights: {error}") from error
     return state
 

@@ -12,6 +12,8 @@ import torch
 log = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint.pt"
+UNREADABLE = (RuntimeError, TypeError, ValueError, LookupError, EOFError, pickle.UnpicklingError)
+"""What torch raises on a file that is cut, of another kind, or holds more than tensors and plain values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ class Checkpoint:
             return None
         try:
             found = cls(**torch.load(path, map_location="cpu", weights_only=True))
-        except (RuntimeError, TypeError, EOFError, pickle.UnpicklingError) as error:
+        except UNREADABLE as error:
             log.warning("%s cannot be read, training starts over: %s", path, error)
             return None
         if found.key != key:

@@ -1,0 +1,100 @@
+from math import log
+
+import pytest
+import torch
+
+from lib.core.errors import InvalidSettings
+from lib.training.config import AugmentConfig, FitConfig
+from lib.training.losses import dice_cross_entropy, soft_dice_loss
+from lib.training.run import follow
+from lib.training.schedule import Budget, rate_factor
+
+
+def test_soft_dice_equals_the_hand_computed_value() -> None:
+    probabilities = torch.tensor([[[0.2, 0.9]], [[0.8, 0.1]]]).reshape(1, 2, 1, 2)
+    classes = torch.tensor([[[1, 0]]])  # overlap 0.8, sums 0.9 and 1
+    expected = 1 - (2 * 0.8 + 1) / (0.9 + 1 + 1)
+    assert float(soft_dice_loss(probabilities, classes)) == pytest.approx(expected)
+
+
+def test_a_label_that_the_batch_does_not_show_leaves_the_dice_loss() -> None:
+    probabilities = torch.full((1, 3, 1, 2), 1 / 3)
+    classes = torch.tensor([[[1, 1]]])
+    overlap, total = 2 / 3, 2 / 3 + 2
+    assert float(soft_dice_loss(probabilities, classes)) == pytest.approx(1 - (2 * overlap + 1) / (total + 1))
+    assert float(soft_dice_loss(probabilities, torch.zeros_like(classes))) == 0.0
+
+
+def test_the_loss_is_the_weighted_sum_of_both_parts() -> None:
+    logits = torch.zeros(1, 2, 1, 2, requires_grad=True)
+    classes = torch.tensor([[[1, 0]]])
+    dice = 1 - (2 * 0.5 + 1) / (1 + 1 + 1)
+    assert dice_cross_entropy(logits, classes, 0.25).item() == pytest.approx(0.25 * dice + 0.75 * log(2))
+    assert dice_cross_entropy(logits, classes, 0.0).item() == pytest.approx(log(2))
+
+
+def test_the_loss_of_a_sure_and_right_answer_is_nearly_zero_and_of_a_wrong_one_large() -> None:
+    classes = torch.randint(0, 3, (2, 8, 8))
+    right = 50 * torch.nn.functional.one_hot(classes, 3).movedim(-1, 1).float()
+    assert dice_cross_entropy(right, classes, 0.5).item() == pytest.approx(0, abs=1e-4)
+    assert dice_cross_entropy(-right, classes, 0.5).item() > 10
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "poly"])
+def test_the_rate_rises_in_the_warm_up_and_falls_to_zero(schedule: str) -> None:
+    factors = [rate_factor(step / 100, 0.1, schedule) for step in range(101)]  # type: ignore[arg-type]
+    assert factors[0] == 0.0
+    assert factors[5] == pytest.approx(0.5)
+    assert factors[10] == pytest.approx(1.0)
+    assert factors[10:] == sorted(factors[10:], reverse=True)
+    assert factors[100] == pytest.approx(0.0, abs=1e-12)
+    assert factors[55] == pytest.approx(0.5 if schedule == "cosine" else 0.5**0.9)
+
+
+def test_a_budget_ends_with_whichever_share_is_larger() -> None:
+    now = [0.0]
+    budget = Budget(steps=100, seconds=60.0, clock=lambda: now[0])
+    assert budget.progress(25) == 0.25
+    now[0] = 30.0
+    assert budget.progress(25) == 0.5
+    assert budget.left_s(25) == pytest.approx(30.0)
+    assert budget.progress(100) == 1.0
+    now[0] = 90.0
+    assert budget.progress(25) == 1.0
+    assert Budget(100, None, lambda: 1e9).progress(10) == 0.1
+
+
+def test_an_average_moves_by_its_share_and_copies_counters() -> None:
+    average, network = torch.nn.BatchNorm2d(1), torch.nn.BatchNorm2d(1)
+    torch.nn.init.constant_(network.weight, 3.0)
+    network.running_mean.fill_(10.0)  # type: ignore[union-attr]
+    network.num_batches_tracked.fill_(7)  # type: ignore[union-attr]
+    follow(average, network, decay=0.9)
+    assert average.weight.item() == pytest.approx(1.2)
+    assert average.running_mean.item() == pytest.approx(1.0)  # type: ignore[union-attr]
+    assert average.num_batches_tracked == 7
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": 0}, "training.steps must be at least 1, got 0"),
+        ({"learning_rate": 0.0}, "learning_rate must be positive"),
+        ({"foreground": 1.5}, "from 0 to 1, got 1.5"),
+        ({"warmup": 1.0}, "warmup must be at least 0 and below 1"),
+        ({"seed": -1}, "seed must be 0 or more"),
+        ({"max_minutes": 0}, "max_minutes must be positive"),
+        ({"schedule": "step"}, "schedule must be one of"),
+        ({"crop": (0, 8)}, "two positive numbers"),
+    ],
+)
+def test_a_wrong_option_is_refused_with_what_came(options: dict[str, object], message: str) -> None:
+    with pytest.raises(InvalidSettings, match=message):
+        FitConfig(**options)  # type: ignore[arg-type]
+
+
+def test_a_wrong_augmentation_is_refused() -> None:
+    with pytest.raises(InvalidSettings, match=r"noise is out of range, got 1\.5"):
+        AugmentConfig(noise=1.5)
+    with pytest.raises(InvalidSettings, match="flips may hold"):
+        AugmentConfig(flips=("left",))  # type: ignore[arg-type]
