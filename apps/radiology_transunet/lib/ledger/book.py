@@ -90,7 +90,8 @@ def insert_id(connection: sa.Connection, table: sa.Table, values: Mapping[str, A
 
 def insert_new(connection: sa.Connection, table: sa.Table, values: Mapping[str, Any]) -> bool:
     """Insert a row unless a unique index has it already; whether it was inserted."""
-    return connection.execute(_insert_or_ignore(connection, table).values(values)).rowcount == 1
+    insert = _insert_or_ignore(connection, table).values(values).returning(sa.literal(1))
+    return connection.execute(insert).first() is not None
 
 
 def insert_all_new(connection: sa.Connection, table: sa.Table, many: list[dict[str, Any]]) -> int:
@@ -98,7 +99,8 @@ def insert_all_new(connection: sa.Connection, table: sa.Table, many: list[dict[s
     inserted = 0
     for start in range(0, len(many), 500):
         part = many[start : start + 500]
-        inserted += connection.execute(_insert_or_ignore(connection, table).values(part)).rowcount
+        insert = _insert_or_ignore(connection, table).values(part).returning(sa.literal(1))
+        inserted += len(connection.execute(insert).all())
     return inserted
 
 

@@ -91,10 +91,10 @@ def _jobs() -> None:
         *_perhaps_times("lease_until", "finished_at"),
         _text("result"),
         sa.CheckConstraint(
-            "state <> 'running' OR (worker IS NOT NULL AND lease_until IS NOT NULL)", name="ck_jobs_running_held"
+            "state <> 'running' OR (worker IS NOT NULL AND lease_until IS NOT NULL)", name=op.f("ck_jobs_running_held")
         ),
-        sa.CheckConstraint("state IN ('queued', 'running', 'done', 'failed', 'cancelled')", name="ck_jobs_state"),
-        sa.CheckConstraint("progress >= 0 AND progress <= 1", name="ck_jobs_progress"),
+        sa.CheckConstraint("state IN ('queued', 'running', 'done', 'failed', 'cancelled')", name=op.f("ck_jobs_state")),
+        sa.CheckConstraint("progress >= 0 AND progress <= 1", name=op.f("ck_jobs_progress")),
     )
     op.create_index("ix_jobs_next", "jobs", ["kind", "state", "id"])
     _partial("ix_jobs_one_open", "jobs", ["kind", "task", "key"], "state IN ('queued', 'running')")
@@ -105,7 +105,7 @@ def _patients() -> None:
         "patients",
         *_texts("patient", "split", "reason"),
         *_times("created_at"),
-        sa.CheckConstraint("split <> ''", name="ck_patients_split"),
+        sa.CheckConstraint("split <> ''", name=op.f("ck_patients_split")),
         sa.PrimaryKeyConstraint("patient", name="pk_patients"),
     )
 
@@ -128,7 +128,7 @@ def _verdicts() -> None:
         *_texts("verdict", "reason", "metrics", "state"),
         *_times("created_at"),
         *_perhaps_times("finished_at"),
-        sa.CheckConstraint("state IN ('open', 'done')", name="ck_verdicts_state"),
+        sa.CheckConstraint("state IN ('open', 'done')", name=op.f("ck_verdicts_state")),
     )
     _partial("ix_verdicts_one_open", "verdicts", ["task", "version"], "state = 'open'")
     op.create_index("ix_verdicts_task", "verdicts", ["task", "id"])
@@ -142,8 +142,8 @@ def _series() -> None:
         *_texts("institution", "manufacturer", "date", "frame_of_reference_uid", "findings"),
         sa.Column("geometry", sa.Text()),
         *_times("created_at", "updated_at"),
-        sa.CheckConstraint("status <> 'refused' OR reason <> ''", name="ck_series_refused_with_reason"),
-        sa.CheckConstraint("status IN ('new', 'ready', 'refused', 'gone')", name="ck_series_status"),
+        sa.CheckConstraint("status <> 'refused' OR reason <> ''", name=op.f("ck_series_refused_with_reason")),
+        sa.CheckConstraint("status IN ('new', 'ready', 'refused', 'gone')", name=op.f("ck_series_status")),
         sa.ForeignKeyConstraint(["patient"], ["patients.patient"], name="fk_series_patient"),
         sa.PrimaryKeyConstraint("series_uid", name="pk_series"),
     )
@@ -171,19 +171,20 @@ def _annotations() -> None:
         sa.Column("reviewer", sa.Text()),
         *_perhaps_times("stored_at"),
         sa.CheckConstraint(
-            "origin <> 'model' OR model_version IS NOT NULL OR status = 'rejected'", name="ck_annotations_versioned"
+            "origin <> 'model' OR model_version IS NOT NULL OR status = 'rejected'",
+            name=op.f("ck_annotations_versioned"),
         ),
-        sa.CheckConstraint("origin IN ('model', 'foreign_model', 'human')", name="ck_annotations_origin"),
-        sa.CheckConstraint("status <> 'draft' OR origin <> 'human'", name="ck_annotations_drafts_are_of_models"),
-        sa.CheckConstraint("status <> 'rejected' OR reason <> ''", name="ck_annotations_rejected_with_reason"),
+        sa.CheckConstraint("origin IN ('model', 'foreign_model', 'human')", name=op.f("ck_annotations_origin")),
+        sa.CheckConstraint("status <> 'draft' OR origin <> 'human'", name=op.f("ck_annotations_drafts_are_of_models")),
+        sa.CheckConstraint("status <> 'rejected' OR reason <> ''", name=op.f("ck_annotations_rejected_with_reason")),
         sa.CheckConstraint(
-            "status = 'rejected' OR (series_uid IS NOT NULL AND task IS NOT NULL)", name="ck_annotations_refers"
-        ),
-        sa.CheckConstraint(
-            "status IN ('draft', 'submitted', 'accepted', 'rejected', 'superseded')", name="ck_annotations_status"
+            "status = 'rejected' OR (series_uid IS NOT NULL AND task IS NOT NULL)", name=op.f("ck_annotations_refers")
         ),
         sa.CheckConstraint(
-            "status NOT IN ('submitted', 'accepted') OR origin = 'human'", name="ck_annotations_labels_are_human"
+            "status IN ('draft', 'submitted', 'accepted', 'rejected', 'superseded')", name=op.f("ck_annotations_status")
+        ),
+        sa.CheckConstraint(
+            "status NOT IN ('submitted', 'accepted') OR origin = 'human'", name=op.f("ck_annotations_labels_are_human")
         ),
         sa.ForeignKeyConstraint(["parent_id"], ["annotations.id"], name="fk_annotations_parent_id"),
         sa.ForeignKeyConstraint(["series_uid"], ["series.series_uid"], name="fk_annotations_series_uid"),
@@ -208,8 +209,8 @@ def _leases() -> None:
         *_times("acquired_at", "expires_at"),
         *_perhaps_times("ended_at"),
         sa.Column("ending", sa.Text()),
-        sa.CheckConstraint("annotator <> ''", name="ck_leases_annotator"),
-        sa.CheckConstraint("(ended_at IS NULL) = (ending IS NULL)", name="ck_leases_ending"),
+        sa.CheckConstraint("annotator <> ''", name=op.f("ck_leases_annotator")),
+        sa.CheckConstraint("(ended_at IS NULL) = (ending IS NULL)", name=op.f("ck_leases_ending")),
         sa.ForeignKeyConstraint(["series_uid"], ["series.series_uid"], name="fk_leases_series_uid"),
     )
     _partial("ix_leases_one_open", "leases", ["series_uid", "task"], "ended_at IS NULL")
@@ -266,9 +267,10 @@ def _outbox() -> None:
         *_times("created_at", "next_try_at"),
         *_perhaps_times("done_at"),
         sa.CheckConstraint(
-            "(payload IS NOT NULL) = (action = 'store' AND done_at IS NULL)", name="ck_outbox_payload_until_stored"
+            "(payload IS NOT NULL) = (action = 'store' AND done_at IS NULL)",
+            name=op.f("ck_outbox_payload_until_stored"),
         ),
-        sa.CheckConstraint("action IN ('store', 'delete')", name="ck_outbox_action"),
+        sa.CheckConstraint("action IN ('store', 'delete')", name=op.f("ck_outbox_action")),
         sa.ForeignKeyConstraint(["annotation_id"], ["annotations.id"], name="fk_outbox_annotation_id"),
     )
     op.create_index("ix_outbox_annotation_id", "outbox", ["annotation_id"])
