@@ -1,0 +1,219 @@
+"""Train, predict and evaluate on folders of files, without archive, ledger or server."""
+
+import hashlib
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lib.core import metrics
+from lib.core.errors import InvalidInput
+from lib.core.metrics import LabelMetrics
+from lib.core.values import Prediction
+from lib.taskfile import Task
+from lib.training.config import FitConfig
+from lib.workflows.userfiles import NIFTI, Pair, pairs_of, read_case, read_image, read_series
+
+if TYPE_CHECKING:
+    from lib.dicom.series import SourceSeries
+    from lib.inference.model import Manifest
+    from lib.inference.predictor import Predictor
+    from lib.training.fit import FitProgress, FitResult
+
+DICOM = ".dcm"
+TOLERANCE_MM = 1.0
+MIN_PATIENTS_TO_HOLD_OUT = 3
+MEASURES = ("dice", "hd95_mm", "nsd")
+SOFTWARE = "radiology_transunet"
+
+Report = Callable[[float, str], None]
+Figures = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainOptions:
+    """How a folder is trained on.
+
+    Attributes:
+        max_minutes: time budget, or None for the task's own.
+        seed: of the training, or None for the task's own.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        holdout: share of the patients that the model is measured on instead of trained on.
+        patient_of: the patient of a file name without its suffix.
+    """
+
+    max_minutes: float | None = None
+    seed: int | None = None
+    device: str = "auto"
+    holdout: float = 0.2
+    patient_of: Callable[[str], str] = str
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.holdout < 1:
+            raise InvalidInput(f"the share held out must be at least 0 and below 1, got {self.holdout}")
+
+    def applied_to(self, config: FitConfig) -> FitConfig:
+        """The task's training block with what is asked for."""
+        return replace(
+            config,
+            max_minutes=config.max_minutes if self.max_minutes is None else self.max_minutes,
+            seed=config.seed if self.seed is None else self.seed,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What a training on folders ends with: the fit, the model's manifest, the numbers of cases."""
+
+    fit: "FitResult"
+    manifest: "Manifest"
+    cases: int
+    held_out: int
+
+
+def divide(pairs: Sequence[Pair], share: float, patient_of: Callable[[str], str]) -> tuple[list[Pair], list[Pair]]:
+    """Pairs to train on and pairs held out; a patient is in one of them, always the same by its name.
+
+    With fewer than three patients nobody is held out.
+    """
+    patients = sorted({patient_of(pair.name) for pair in pairs}, key=lambda p: hashlib.sha256(p.encode()).digest())
+    count = min(math.floor(share * len(patients) + 0.5), len(patients) - 1)
+    kept_apart = set(patients[:count]) if len(patients) >= MIN_PATIENTS_TO_HOLD_OUT else set()
+    held_out = [pair for pair in pairs if patient_of(pair.name) in kept_apart]
+    return [pair for pair in pairs if pair not in held_out], held_out
+
+
+def train_folder(
+    images: Path, labels: Path, task: Task, out: Path, options: TrainOptions, report: "Callable[[FitProgress], None]"
+) -> Trained:
+    """Train a model of the task and write it to the folder `out`; a killed run goes on from there.
+
+    Raises:
+        InvalidInput: files that do not pair or cannot be read.
+        TrainingFailed: no labelled voxel, a loss that is not a number.
+    """
+    from lib.inference.model import Manifest, save_model
+    from lib.training.fit import fit
+
+    learn, measure = divide(pairs_of(images, labels), options.holdout, options.patient_of)
+    cases, held_out = (
+        [read_case(pair, task, options.patient_of(pair.name)) for pair in pairs] for pairs in (learn, measure)
+    )
+    config = options.applied_to(task.training)
+    fitted = fit(cases, held_out, task.network, task.preprocess, config, out, options.device, report)
+    figures = {f"dice/{name}": value for name, value in fitted.dice.items() if value is not None}
+    mean = metrics.mean_dice({name: fitted.dice[name] for name in task.common_labels})
+    figures.update({} if mean is None else {"mean_dice": mean})
+    manifest = save_model(out, Manifest.describe(task, config.seed, figures), fitted.state_dict)
+    return Trained(fitted, manifest, len(cases), len(held_out))
+
+
+def predict_file(source: Path, target: Path, task: Task, predictor: "Predictor", version: str, report: Report) -> bool:
+    """Label a NIfTI file or a folder of DICOM files and write NIfTI (.nii, .nii.gz) or DICOM SEG (.dcm).
+
+    Args:
+        source: an image of the task.
+        target: file to write; it appears complete or not at all.
+        task: what the labels mean.
+        predictor: the model.
+        version: of the model, for the SEG.
+        report: called with the share done and words.
+
+    Returns:
+        Whether anything was found. An empty mask becomes no SEG: DICOM has none; NIfTI is written.
+
+    Raises:
+        InvalidInput: a source that cannot be read or is not for the task, a target of another kind.
+    """
+    as_seg = _require_target(source, target)
+    report(0.0, "reading")
+    series = read_series(source, task) if source.is_dir() else None
+    volume = series.volume if series else read_image(source, task)
+    prediction = predictor.predict(volume, lambda share: report(share, "predicting"))
+    if as_seg and series is not None:
+        if not prediction.mask.is_empty:
+            _write_seg(prediction, series, task, version, target)
+    else:
+        from lib.dicom.nifti import write_mask
+
+        write_mask(prediction.mask, target)
+    return not prediction.mask.is_empty
+
+
+def evaluate_folder(images: Path, labels: Path, task: Task, predictor: "Predictor", report: Report) -> Figures:
+    """Dice, HD95 and NSD at 1 mm of each label and case, and their means, as plain values.
+
+    Returns:
+        {"task", "tolerance_mm", "cases": {name: {label: figures or None}}, "labels": {label: means}, "mean": means}.
+        A label that is empty in both masks is None; an infinite HD95 (one mask is empty) is None in JSON, leaves the
+        mean and is counted in "hd95_infinite". The overall mean leaves out the task's rare labels.
+    """
+    pairs = pairs_of(images, labels)
+    by_case: dict[str, dict[str, LabelMetrics | None]] = {}
+    for done, pair in enumerate(pairs):
+        report(done / len(pairs), pair.name)
+        case = read_case(pair, task)
+        by_case[pair.name] = metrics.evaluate(case.mask, predictor.predict(case.volume).mask, TOLERANCE_MM)
+    report(1.0, "done")
+    return summary(task, by_case)
+
+
+def summary(task: Task, by_case: Mapping[str, Mapping[str, LabelMetrics | None]]) -> Figures:
+    """What `evaluate_folder` returns, of metrics by case and label."""
+    by_label = {
+        name: _means([found[name] for found in by_case.values() if found[name] is not None])
+        for name in task.schema.names
+    }
+    common = [by_label[name] for name in task.common_labels]
+    overall = {what: _mean([means[what] for means in common if means[what] is not None]) for what in MEASURES}
+    return {
+        "task": task.name,
+        "tolerance_mm": TOLERANCE_MM,
+        "cases": {name: {label: _plain(values) for label, values in found.items()} for name, found in by_case.items()},
+        "labels": by_label,
+        "mean": overall,
+    }
+
+
+def _means(found: Sequence[LabelMetrics | None]) -> Figures:
+    """Means of one label over the cases that have a value."""
+    plain = [_plain(values) for values in found if values is not None]
+    means: Figures = {what: _mean([p[what] for p in plain if p and p[what] is not None]) for what in MEASURES}
+    return {**means, "cases": len(plain), "hd95_infinite": sum(1 for p in plain if p and p["hd95_mm"] is None)}
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _plain(values: LabelMetrics | None) -> Figures | None:
+    """Figures that JSON can hold: an infinite distance becomes None."""
+    if values is None:
+        return None
+    return {name: value if math.isfinite(value) else None for name, value in asdict(values).items()}
+
+
+def _require_target(source: Path, target: Path) -> bool:
+    """Whether a SEG is to be written."""
+    if not source.exists():
+        raise InvalidInput(f"a NIfTI file or a folder of DICOM files is needed, but there is no {source}")
+    as_seg = target.name.endswith(DICOM)
+    if not as_seg and not target.name.endswith(NIFTI):
+        raise InvalidInput(f"the output must end in {', '.join(NIFTI)} or {DICOM}, got {target.name!r}")
+    if as_seg and not source.is_dir():
+        raise InvalidInput(f"a SEG needs the DICOM files that it refers to, got the single file {source}; write NIfTI")
+    return as_seg
+
+
+def _write_seg(prediction: Prediction, series: "SourceSeries", task: Task, version: str, target: Path) -> None:
+    from lib.dicom.files import encode
+    from lib.dicom.seg import SegOrigin, write_seg
+    from lib.dicom.writer import new_uid
+
+    origin = SegOrigin("AUTOMATIC", SOFTWARE, task.name, version, f"{task.name} model {version}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unnamed = target.with_name(f".{target.name}.{os.getpid()}")
+    unnamed.write_bytes(encode(write_seg(prediction.mask, series, origin, new_uid())))
+    os.replace(unnamed, target)
