@@ -191,6 +191,7 @@ def run(source: str) -> tuple[int, str]:
     return process.returncode, error
 
 
+@pytest.mark.slow
 def test_processes_that_register_at_once_get_versions_of_their_own(
     located: RegistryConfig, registry: Registry, task: str, weights: Path
 ) -> None:
@@ -227,6 +228,7 @@ KILLED_AT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", KILLED_AT)
 def test_a_kill_leaves_no_half_registered_version(
     registry: Registry, located: RegistryConfig, weights: Path, moment: str

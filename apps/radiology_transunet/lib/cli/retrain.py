@@ -47,12 +47,13 @@ def retrain(
 
     Example: transunet-label retrain --task phantom_ct --max-minutes 3
     """
+    parent = os.getppid()  # before the imports, which take seconds in which a worker may die
     from lib.cli.context import current_services
     from lib.workflows.retrain import request_retrain
 
     services = current_services()
     if job is not None:
-        raise typer.Exit(_child(services, job))
+        raise typer.Exit(_child(services, job, parent))
     chosen = services.task(task)
     if cancel:
         return _cancel(services, chosen)
@@ -69,14 +70,14 @@ def retrain(
         raise typer.Exit(NOT_PROMOTED)
 
 
-def _child(services: "Services", job_id: int) -> int:
+def _child(services: "Services", job_id: int, parent: int) -> int:
     """Do a job in the name of the worker that started this process; the exit code."""
     from lib.workflows.retrain_job import work_on
 
     row = services.ledger.jobs.get(job_id)
     if row.state != "running":
         raise Conflict(f"job {job_id} must be running in the name of a worker, it is {row.state}")
-    return 0 if work_on(services, row, parent=os.getppid(), on_start=_stop_on_signals).state == "done" else 1
+    return 0 if work_on(services, row, parent=parent, on_start=_stop_on_signals).state == "done" else 1
 
 
 def _stop_on_signals(heartbeat: "Heartbeat") -> None:

@@ -1,0 +1,217 @@
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lib.core.errors import ManifestMismatch, NoChampion, NotFound, RegistryUnavailable
+from lib.core.geometry import Geometry
+from lib.core.values import Volume
+from lib.inference.model import Manifest, build_network, save_model
+from lib.workflows import models
+from lib.workflows.models import ChampionCache, require_champion
+from lib.workflows.services import Services
+
+VOLUME = Volume(np.zeros((2, 16, 16), np.float32), Geometry.from_spacing((2, 16, 16), (1, 1, 1)), "CT")
+
+
+@pytest.fixture
+def add_model(services: Services, tmp_path: Path) -> Callable[..., int]:
+    """Register a model whose head answers `label` everywhere; its version."""
+
+    def add(label: int = 0, promote: bool = True, **changes: object) -> int:
+        task = replace(services.task(), **changes)
+        network = build_network(task.network, task.schema)
+        state = network.state_dict()
+        last = [name for name in state if name.endswith("bias")][-1]
+        for values in state.values():
+            values.zero_()
+        state[last].view(3, -1)[label] = 10  # one row a class
+        folder = tmp_path / f"model{label}"
+        save_model(folder, Manifest.describe(task, seed=0), state)
+        version = services.registry.register(task.name, folder, {"mean_dice": 0.5})
+        if promote:
+            services.registry.promote(task.name, version)
+        return version
+
+    return add
+
+
+def answer(predictor: object) -> int:
+    """The one label id that a model of this file gives everywhere."""
+    (label,) = np.unique(predictor.predict(VOLUME).mask.array)  # type: ignore[attr-defined]
+    return int(label)
+
+
+def test_a_task_without_a_champion_says_how_to_train_one(services: Services) -> None:
+    name = services.task().name
+    with pytest.raises(NoChampion, match=f"transunet-label retrain --task {name}"):
+        ChampionCache(services).predictor(name)
+    with pytest.raises(NoChampion, match=f"transunet-label retrain --task {name}"):
+        require_champion(services, services.task())
+
+
+def test_an_unknown_task_is_named_with_those_that_are_served(services: Services) -> None:
+    with pytest.raises(NotFound, match=services.task().name):
+        ChampionCache(services).predictor("kidney")
+
+
+def test_a_new_champion_serves_without_restart_and_old_requests_keep_theirs(
+    services: Services, add_model: Callable[..., int]
+) -> None:
+    name = services.task().name
+    add_model(label=1)
+    cache = ChampionCache(services, check_every_s=0)
+    old, version = cache.predictor(name)
+    assert (version, answer(old)) == (1, 3)
+    assert cache.predictor(name)[0] is old
+    add_model(label=2)
+    new, version = cache.predictor(name)
+    assert (version, answer(new)) == (2, 1)
+    assert answer(old) == 3
+    services.registry.rollback(name)
+    assert cache.predictor(name)[1] == 1
+
+
+def test_the_alias_is_read_at_most_once_in_the_given_time(
+    services: Services, add_model: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_model(label=1)
+    reads = []
+    champion = services.registry.champion
+    monkeypatch.setattr(type(services.registry), "champion", lambda self, task: reads.append(task) or champion(task))
+    cache = ChampionCache(services, check_every_s=0.3)
+    cache.predictor(services.task().name)
+    end, calls = time.monotonic() + 0.8, 0
+    while time.monotonic() < end:
+        cache.predictor(services.task().name)
+        calls += 1
+    assert len(reads) <= 4 < calls
+
+
+def test_a_champion_that_does_not_fit_is_refused_and_the_one_in_memory_stays(
+    services: Services, add_model: Callable[..., int], caplog: pytest.LogCaptureFixture
+) -> None:
+    task = services.task()
+    add_model(label=1)
+    cache = ChampionCache(services, check_every_s=0)
+    kept, _ = cache.predictor(task.name)
+    add_model(label=2, preprocess=replace(task.preprocess, window_hu=(-1000.0, 0.0)))
+    with caplog.at_level(logging.ERROR):
+        for _ in range(3):
+            assert cache.predictor(task.name) == (kept, 1)
+    (record,) = caplog.records
+    assert "goes on with version 1" in record.message
+    assert "preprocess.window_hu" in record.message
+    with pytest.raises(ManifestMismatch, match=r"preprocess\.window_hu = \[-200"):
+        ChampionCache(services).predictor(task.name)
+    add_model(label=0)
+    assert cache.predictor(task.name)[1] == 3
+
+
+def test_a_registry_that_is_away_does_not_end_service(
+    services: Services, add_model: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*arguments: object) -> None:
+        raise RegistryUnavailable("the registry is away")
+
+    name = services.task().name
+    add_model(label=1)
+    cache = ChampionCache(services, check_every_s=0)
+    kept = cache.predictor(name)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(services.registry), "champion", away)
+        assert cache.predictor(name) == kept
+        with pytest.raises(RegistryUnavailable):
+            ChampionCache(services).predictor(name)
+    assert cache.predictor(name) == kept
+
+
+def test_warming_loads_every_champion_and_logs_what_is_missing(
+    services: Services, add_model: Callable[..., int], caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = ChampionCache(services, check_every_s=0)
+    with caplog.at_level(logging.WARNING):
+        cache.warm()
+    assert "serves no model yet" in caplog.text
+    add_model(label=1)
+    cache.warm()
+    assert cache._slots[services.task().name].serving is not None
+
+
+class Askers:
+    """Threads that ask for predictions without pause, and write down what they got."""
+
+    def __init__(self, cache: ChampionCache, name: str, count: int = 4) -> None:
+        self.answers: set[tuple[int, int]] = set()  # (version, the label id that it gave)
+        self.count = 0
+        self._cache, self._name, self._done = cache, name, threading.Event()
+        self._threads = [threading.Thread(target=self._ask) for _ in range(count)]
+
+    def __enter__(self) -> "Askers":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        for thread in self._threads:
+            thread.join()
+
+    def wait_for(self, version: int) -> None:
+        end = time.monotonic() + 30
+        while all(seen != version for seen, _ in tuple(self.answers)) and time.monotonic() < end:
+            time.sleep(0.02)
+
+    def _ask(self) -> None:
+        while not self._done.is_set():
+            predictor, version = self._cache.predictor(self._name)
+            self.answers.add((version, answer(predictor)))
+            self.count += 1
+
+
+def test_no_request_of_many_threads_sees_half_a_model_or_waits_for_the_next_one(
+    services: Services, add_model: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = services.task().name
+    for label in (1, 2, 0, 1):
+        add_model(label=label, promote=False)
+    services.registry.promote(name, 1)
+    cache = ChampionCache(services, check_every_s=0)
+    cache.predictor(name)
+    load, meanwhile = models.load_version, []
+    with Askers(cache, name) as askers:
+
+        def slow_load(*arguments: object, **options: object) -> object:
+            before = askers.count
+            time.sleep(0.3)
+            meanwhile.append(askers.count - before)
+            return load(*arguments, **options)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(models, "load_version", slow_load)
+        for version in (1, 2, 3, 4):
+            services.registry.promote(name, version)
+            askers.wait_for(version)
+    assert askers.answers == {(1, 3), (2, 1), (3, 0), (4, 3)}
+    assert len(meanwhile) == 3  # each new champion was loaded once
+    assert min(meanwhile) > 0  # while the others were served
+
+
+def test_requests_before_the_first_champion_is_loaded_wait_for_one_load(
+    services: Services, add_model: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_model(label=1)
+    load, loads = models.load_version, []
+    monkeypatch.setattr(models, "load_version", lambda *a, **k: loads.append(1) or time.sleep(0.2) or load(*a, **k))
+    cache, got = ChampionCache(services), []
+    threads = [threading.Thread(target=lambda: got.append(cache.predictor(services.task().name)[1])) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert got == [1] * 6
+    assert len(loads) == 1

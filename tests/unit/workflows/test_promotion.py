@@ -1,0 +1,186 @@
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lib.core.errors import Conflict, ManifestMismatch, NotFound
+from lib.inference.model import Manifest, build_network, save_model
+from lib.workflows import promotion
+from lib.workflows.promotion import keep, promote, reconcile_promotions, rollback
+from lib.workflows.services import Services
+
+
+@pytest.fixture
+def add_model(services: Services, tmp_path: Path) -> Callable[..., int]:
+    def add(**changes: object) -> int:
+        task = replace(services.task(), **changes)
+        folder = tmp_path / "model"
+        save_model(folder, Manifest.describe(task, 0), build_network(task.network, task.schema).state_dict())
+        return services.registry.register(task.name, folder, {})
+
+    return add
+
+
+def champion(services: Services) -> int | None:
+    model = services.registry.champion(services.task().name)
+    return None if model is None else model.version
+
+
+def verdicts(services: Services) -> list[tuple[int, str, str]]:
+    """(version, verdict, state), the oldest first."""
+    rows = services.ledger.models.list(services.task().name)
+    return [(row.version, row.verdict, row.state) for row in reversed(rows)]
+
+
+def test_promotion_and_rollback_move_the_alias_and_leave_closed_rows(
+    services: Services, add_model: Callable[..., int]
+) -> None:
+    task = services.task()
+    for _ in range(2):
+        promote(services, task, add_model(), "better")
+    keep(services, task, add_model(), "worse", {"mean_dice": 0.1})
+    assert champion(services) == 2
+    assert rollback(services, task, "by hand").version == 1
+    assert champion(services) == 1
+    assert verdicts(services) == [
+        (1, "promoted", "done"),
+        (2, "promoted", "done"),
+        (3, "kept", "done"),
+        (1, "rollback", "done"),
+    ]
+    with pytest.raises(Conflict, match="no earlier champion"):
+        rollback(services, task, "again")
+
+
+def test_a_version_that_does_not_fit_the_task_is_refused_and_the_champion_stays(
+    services: Services, add_model: Callable[..., int]
+) -> None:
+    task = services.task()
+    promote(services, task, add_model(), "first")
+    other = add_model(labels=task.labels[:1], rare=())
+    with pytest.raises(ManifestMismatch, match="labels"):
+        promote(services, task, other, "by hand")
+    with pytest.raises(NotFound):
+        promote(services, task, 9, "by hand")
+    assert champion(services) == 1
+    assert verdicts(services) == [(1, "promoted", "done")]
+
+
+@pytest.mark.parametrize("verdict", ["promoted", "kept"])
+def test_a_verdict_that_was_left_open_before_the_alias_moved_is_carried_out(
+    services: Services, add_model: Callable[..., int], verdict: str
+) -> None:
+    task = services.task()
+    promote(services, task, add_model(), "first")
+    services.ledger.models.begin(task.name, add_model(), verdict, "decided")
+    assert reconcile_promotions(services) == 1
+    assert champion(services) == (2 if verdict == "promoted" else 1)
+    assert verdicts(services)[-1] == (2, verdict, "done")
+    assert reconcile_promotions(services) == 0
+
+
+def test_a_verdict_that_was_left_open_after_the_alias_moved_is_closed(
+    services: Services, add_model: Callable[..., int]
+) -> None:
+    task = services.task()
+    for version in (1, 2):
+        add_model()
+        services.ledger.models.begin(task.name, version, "promoted", "decided")
+        services.registry.promote(task.name, version)
+    services.ledger.models.begin(task.name, 1, "rollback", "decided")  # the same open row comes back
+    assert reconcile_promotions(services) == 2
+    assert {state for _, _, state in verdicts(services)} == {"done"}
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_rollback_that_was_left_open_goes_back_one_step_and_not_two(
+    services: Services, add_model: Callable[..., int], moved: bool
+) -> None:
+    task = services.task()
+    for _ in range(3):
+        promote(services, task, add_model(), "better")
+    services.ledger.models.begin(task.name, 2, "rollback", "decided")
+    if moved:
+        services.registry.rollback(task.name)
+    assert reconcile_promotions(services) == 1
+    assert champion(services) == 2
+
+
+def test_an_open_verdict_is_carried_out_before_a_newer_one(services: Services, add_model: Callable[..., int]) -> None:
+    task = services.task()
+    for _ in range(3):
+        add_model()
+    services.ledger.models.begin(task.name, 1, "promoted", "an old decision")
+    promote(services, task, 3, "a newer one")
+    assert champion(services) == 3
+    assert services.registry.previous(task.name) == 1
+    reconcile_promotions(services)
+    assert champion(services) == 3
+
+
+def test_an_open_verdict_on_a_version_without_weights_is_closed_and_logged(
+    services: Services, add_model: Callable[..., int], caplog: pytest.LogCaptureFixture
+) -> None:
+    task = services.task()
+    services.ledger.models.begin(task.name, add_model(), "promoted", "decided")
+    shutil.rmtree(services.registry.path(task.name, 1))
+    assert reconcile_promotions(services) == 1
+    assert champion(services) is None
+    assert "cannot be completed" in caplog.text
+
+
+MOMENTS = {
+    "before the alias": "registry.promote",
+    "after the alias": "ledger.models.finish",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_after_a_kill_in_a_promotion_ledger_and_registry_agree(
+    services: Services, add_model: Callable[..., int], moment: str
+) -> None:
+    task = services.task()
+    promote(services, task, add_model(), "first")
+    add_model()
+    source = f"""
+        import os, signal
+        from lib.ledger.ledger import Ledger
+        from lib.registry.config import RegistryConfig
+        from lib.registry.registry import Registry
+        from lib.settings import load_settings
+        from lib.taskfile import load_task
+        from lib.workflows import promotion
+        from lib.workflows.services import Services
+
+        settings = load_settings([("var", {str(services.settings.var)!r}), ("tasks", {services.settings.tasks[0]!r})])
+        task = load_task(settings.tasks[0])
+        registry = Registry(RegistryConfig({services.registry._uri!r}, {str(services.registry._models)!r}))
+        ledger = Ledger("sqlite:///" + str(settings.var / "ledger.db"))
+        services = Services(settings, {{task.name: task}}, None, ledger, registry, b"k" * 32)
+        promotion.reconcile_promotions(services)
+        *path, last = {MOMENTS[moment]!r}.split(".")
+        owner = services
+        for part in path:
+            owner = getattr(owner, part)
+        setattr(type(owner), last, lambda *arguments: os.kill(os.getpid(), signal.SIGKILL))
+        promotion.promote(services, task, 2, "better")
+    """
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    killed = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(source)], env=environ, capture_output=True, text=True, timeout=120
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert verdicts(services)[-1] == (2, "promoted", "open")
+    assert champion(services) == (2 if moment == "after the alias" else 1)
+    assert reconcile_promotions(services) == 1
+    assert verdicts(services)[-1] == (2, "promoted", "done")
+    assert champion(services) == 2
+    assert promotion.rollback(services, task, "by hand").version == 1
