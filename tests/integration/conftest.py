@@ -21,3 +21,11 @@ def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OrthancProcess
 def archive(orthanc: OrthancProcess) -> Archive:
     """The session's Orthanc as the software sees it."""
     return Archive(ArchiveConfig(orthanc.dicomweb_url, orthanc.username, orthanc.password, timeout_s=20))
+
+
+@pytest.fixture
+def own_orthanc(tmp_path: Path) -> Iterator[OrthancProcess]:
+    """A real, empty Orthanc for one test alone."""
+    running = start_orthanc(tmp_path / "orthanc", free_port(), "tester", secrets.token_urlsafe(12))
+    yield running
+    running.kill()  # an orderly stop takes seconds

@@ -85,7 +85,8 @@ def test_instances_come_in_the_syntax_they_are_stored_in(archive, syntax) -> Non
     expected = assemble(datasets).volume.array
     if syntax != ExplicitVRLittleEndian:
         for dataset in datasets:
-            dataset.compress(syntax, generate_instance_uid=False)
+            plugin = "pydicom" if syntax == RLELossless else ""
+            dataset.compress(syntax, encoding_plugin=plugin, generate_instance_uid=False)
     archive.store([encode(dataset) for dataset in datasets])
 
     fetched = archive.fetch(datasets[0].SeriesInstanceUID)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from lib.workflows.services import Services
 
 LOOK_EVERY_S = 0.5
+MAX_MINUTES = 2.5
+"""Time for the steps of the training when the task sets none: nobody waits longer for a first look."""
 
 DATA = typer.Option(None, "--data", metavar="DIR", help="Use the NIfTI files in images/ and labels/ of a folder.")
 TASK = typer.Option(
@@ -184,7 +186,8 @@ class DemoRun:
         if self.earlier_model:
             return None
         if self.job_id is None:
-            self.job_id = request_retrain(self.services, self.task, {}, actor="demo")
+            limit = {} if self.task.training.max_minutes else {"max_minutes": MAX_MINUTES}
+            self.job_id = request_retrain(self.services, self.task, limit, actor="demo")
         job = self.services.ledger.jobs.get(self.job_id)
         if job.state in ("failed", "cancelled"):
             raise LabelError(f"the training {job.state}: {job.error or 'somebody cancelled it'}; see {self.site.log}")

@@ -17,4 +17,4 @@ def ingest(
     found = ingest_once(services)
     if full:
         found += reconcile(services)
-    typer.echo(f"{found.series} series to check, {found.segs} SEG series to read, {found.gone} gone")
+    typer.echo(str(found))

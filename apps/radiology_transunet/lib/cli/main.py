@@ -28,6 +28,9 @@ from lib.core.errors import LabelError
 
 HELP = "TransUNet annotation server for radiology: pre-segment, correct, retrain. Research use; not a medical device."
 
+CHATTY = ("dicomweb_client", "highdicom", "httpx", "alembic", "apscheduler")
+"""Libraries that log each of their steps as information."""
+
 
 def build_app() -> typer.Typer:
     """The command tree; building it imports nothing heavy."""
@@ -62,6 +65,8 @@ def _options(
     context.obj = tuple(conf)
     level = logging.DEBUG if verbose else logging.INFO
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for chatty in CHATTY:
+        logging.getLogger(chatty).setLevel(logging.DEBUG if verbose else logging.WARNING)
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 """`transunet-label review`: list, accept and reject annotations."""
 
 import getpass
+from typing import Literal
 
 import typer
 from rich.console import Console
@@ -8,12 +9,13 @@ from rich.table import Table
 
 app = typer.Typer(help="Look at annotations, accept or reject them.", no_args_is_help=True)
 
+Status = Literal["draft", "submitted", "accepted", "rejected", "superseded"]
 REVIEWER = typer.Option("", help="Who decides; empty = your user name.")
 
 
 @app.command("list")
 def list_(
-    status: str = typer.Option("", help="draft, submitted, accepted, rejected or superseded; empty = all."),
+    status: Status | None = typer.Option(None, help="Empty = all."),
     task: str = typer.Option("", help="Name of the task; empty = all."),
     limit: int = typer.Option(50, help="How many at most, newest first."),
 ) -> None:
@@ -25,7 +27,7 @@ def list_(
     from lib.workflows.review import list_annotations
 
     services = current_services()
-    rows = list_annotations(services, services.task(task) if task else None, status or None, limit)
+    rows = list_annotations(services, services.task(task) if task else None, status, limit)
     table = Table("id", "status", "task", "author", "model", "parent", "changed voxels", "series", "reason")
     for row in rows:
         texts = (row.id, row.status, row.task, row.author, row.model_version, row.parent_id, row.changed_voxels)

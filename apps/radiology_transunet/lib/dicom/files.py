@@ -7,6 +7,8 @@ from pydicom.errors import InvalidDicomError
 
 from lib.core.errors import InvalidInput
 
+__all__ = ["Dataset", "decode", "encode"]  # the type, too: pydicom is imported in this room alone
+
 
 def encode(dataset: Dataset) -> bytes:
     """The data set as a complete DICOM file: preamble, file meta information, data.

@@ -1,7 +1,7 @@
 """The worker: follows the archive, delivers the outbox, does the jobs of the ledger, keeps the queues.
 
 Each duty is a loop in a thread of its own; they meet only in the ledger, so several workers may run. A training is a
-child process. What fails for want of the archive is repeated; what fails on its input is recorded with the reason.
+child process.
 """
 
 import logging
@@ -11,31 +11,28 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from collections.abc import Callable
 
-from lib.core.errors import ArchiveUnavailable, Conflict, LabelError, NoChampion
+from lib.core.errors import ArchiveUnavailable, LabelError, NoChampion
 from lib.ledger.rows import JobRow
 from lib.settings import environment_of
 from lib.taskfile import Task
 from lib.workflows.ingest import ingest_once, reconcile
-from lib.workflows.intake import check_series, read_seg_series
-from lib.workflows.jobs import BACKGROUND, CHECK, DRAFT, READ_SEG, RETRAIN
+from lib.workflows.jobrunner import JobRunner
+from lib.workflows.jobs import RETRAIN
 from lib.workflows.models import ChampionCache
-from lib.workflows.presegment import deliver_outbox, enqueue_drafts, presegment
-from lib.workflows.query import refresh_queues
+from lib.workflows.presegment import deliver_outbox, enqueue_drafts
 from lib.workflows.promotion import reconcile_promotions
+from lib.workflows.query import refresh_queues
 from lib.workflows.services import Services
 
 logger = logging.getLogger(__name__)
 
 IDLE_S = 0.5
-REFRESH_S = 2.0
+REFRESH_S = 1.0
 FULL_REFRESH_S = 60.0
 BACKOFF_S = 5.0
-STOP_TRAINING_S = 20.0
-
-Handler = Callable[["Worker", JobRow], dict[str, object]]
+STOP_S = 20.0
 
 
 class Worker:
@@ -47,21 +44,22 @@ class Worker:
     """
 
     def __init__(self, services: Services, stop: threading.Event) -> None:
-        self.services = services
-        self.stop = stop
-        self.champions = ChampionCache(services)
-        self.name = f"{socket.gethostname()}:{os.getpid()}"
+        self._services = services
+        self._stop = stop
+        self._name = f"{socket.gethostname()}:{os.getpid()}"
+        self._runner = JobRunner(services, ChampionCache(services), self._name)
         self._changed = threading.Event()
         self._archive_was_away = True
         self._reconcile_at = 0.0
+        self._refresh_at = 0.0
 
     def run(self) -> None:
         """Start every loop and wait for `stop`."""
-        settings = self.services.settings
-        reconcile_promotions(self.services)
+        settings = self._services.settings
+        reconcile_promotions(self._services)
         loops: list[tuple[str, Callable[[], bool], float]] = [
             ("ingest", self._ingest, settings.ingest.poll_s),
-            ("outbox", lambda: deliver_outbox(self.services) > 0, IDLE_S),
+            ("outbox", lambda: deliver_outbox(self._services) > 0, IDLE_S),
             ("queues", self._refresh, REFRESH_S),
             ("training", self._train, IDLE_S),
         ]
@@ -69,141 +67,108 @@ class Worker:
         threads = [threading.Thread(target=self._loop, args=loop, name=loop[0], daemon=True) for loop in loops]
         for thread in threads:
             thread.start()
-        logger.info("worker %s is at work on %s", self.name, ", ".join(self.services.tasks))
-        self.stop.wait()
+        logger.info("worker %s is at work on %s", self._name, ", ".join(self._services.tasks))
+        self._stop.wait()
         for thread in threads:
-            thread.join(timeout=STOP_TRAINING_S)
+            thread.join(timeout=STOP_S)
 
     def _loop(self, name: str, duty: Callable[[], bool], pause_s: float) -> None:
         """Repeat a duty; pause when it had nothing to do, longer when it failed."""
-        failing = ""
-        while not self.stop.is_set():
+        failure = ""
+        while not self._stop.is_set():
             try:
                 busy = duty()
             except LabelError as error:
-                if str(error) != failing:
+                if str(error) != failure:
                     logger.warning("%s: %s; trying again every %g s", name, error, BACKOFF_S)
-                failing = str(error)
-                self.stop.wait(BACKOFF_S)
+                failure = str(error)
+                self._stop.wait(BACKOFF_S)
                 continue
             except Exception:
                 logger.exception("%s failed unexpectedly; trying again in %g s", name, BACKOFF_S)
-                self.stop.wait(BACKOFF_S)
+                self._stop.wait(BACKOFF_S)
                 continue
-            if failing:
+            if failure:
                 logger.info("%s works again", name)
-                failing = ""
+                failure = ""
             if not busy:
-                self.stop.wait(pause_s)
+                self._stop.wait(pause_s)
 
     def _ingest(self) -> bool:
+        """Follow the archive; when it comes back, and now and then, compare everything."""
         try:
-            found = ingest_once(self.services)
+            found = ingest_once(self._services)
+            if self._archive_was_away or time.monotonic() > self._reconcile_at:
+                found += reconcile(self._services)
+                self._archive_was_away = False
+                self._reconcile_at = time.monotonic() + self._services.settings.ingest.reconcile_s
+                self._changed.set()
         except ArchiveUnavailable:
             self._archive_was_away = True
             raise
-        if self._archive_was_away or time.monotonic() > self._reconcile_at:
-            found += reconcile(self.services)
-            self._archive_was_away = False
-            self._reconcile_at = time.monotonic() + self.services.settings.ingest.reconcile_s
-            self._changed.set()
-        if found.series or found.segs or found.gone:
-            logger.info("archive: %d series to check, %d SEG series to read, %d gone", *_numbers(found))
+        if found.any:
+            logger.info("archive: %s", found)
             self._changed.set()
         return False
 
     def _one_job(self) -> bool:
-        lease_s = self.services.settings.worker.job_lease_s
-        job = self.services.ledger.jobs.take(BACKGROUND, self.name, lease_s)
-        if job is None:
-            return False
-        jobs = self.services.ledger.jobs
-        try:
-            jobs.finish(job.id, self.name, HANDLERS[job.kind](self, job))
-        except (Conflict, NoChampion) as error:
-            logger.info("job %d (%s) is not needed any more: %s", job.id, job.key, error)
-            jobs.finish(job.id, self.name, {"skipped": str(error)})
-        except LabelError as error:
-            logger.warning("job %d (%s): %s", job.id, job.key, error)
-            jobs.fail(job.id, self.name, str(error), retry=isinstance(error, ArchiveUnavailable))
-        except Exception as error:
-            logger.exception("job %d (%s) failed unexpectedly", job.id, job.key)
-            jobs.fail(job.id, self.name, f"{type(error).__name__}: {error}", retry=True)
-        self._changed.set()
-        return True
-
-    def check(self, job: JobRow) -> dict[str, object]:
-        """Check an image series."""
-        return {"outcome": check_series(self.services, str(job.payload["series_uid"]))}
-
-    def read_seg(self, job: JobRow) -> dict[str, object]:
-        """Read the SEGs of a series."""
-        return {"read": read_seg_series(self.services, str(job.payload["series_uid"]))}
-
-    def draft(self, job: JobRow) -> dict[str, object]:
-        """Draft a series with the champion."""
-        task = self.services.task(job.task)
-
-        def report(share: float) -> None:
-            if not self.services.ledger.jobs.beat(job.id, self.name, share, "predicting"):
-                raise Conflict(f"job {job.id} was cancelled or taken over")
-
-        made = presegment(self.services, self.champions, task, str(job.payload["series_uid"]), job, report)
-        return {"annotation": made}
+        busy = self._runner.one_job()
+        if busy:
+            self._changed.set()
+        return busy
 
     def _refresh(self) -> bool:
-        """Enqueue missing drafts and rank anew when something changed; seldom when nothing did."""
-        self._changed.wait(FULL_REFRESH_S if not self.stop.is_set() else 0)
-        self._changed.clear()
-        if self.stop.is_set():
+        """Enqueue missing drafts and rank anew when something changed, or when nothing did for a while."""
+        if not self._changed.is_set() and time.monotonic() < self._refresh_at:
             return False
+        self._changed.clear()
         started = time.monotonic()
-        for task in self.services.tasks.values():
-            self._enqueue(task)
-            refresh_queues(self.services, task)
-        self.stop.wait(min(FULL_REFRESH_S, 10 * (time.monotonic() - started)))  # at most a tenth of the time
+        for task in self._services.tasks.values():
+            if self._services.settings.presegment.automatic:
+                self._enqueue(task)
+            refresh_queues(self._services, task)
+        taken_s = time.monotonic() - started
+        self._refresh_at = time.monotonic() + FULL_REFRESH_S
+        self._stop.wait(min(FULL_REFRESH_S, 9 * taken_s))  # at most a tenth of the time goes into ranking
         return False
 
     def _enqueue(self, task: Task) -> None:
-        if not self.services.settings.presegment.automatic:
-            return
         try:
-            new = enqueue_drafts(self.services, task)
+            new = enqueue_drafts(self._services, task)
         except NoChampion:
-            return  # the usual state before the first training; `status` and /info say it
+            logger.debug("task %s has no model yet", task.name)
+            return
         if new:
             logger.info("task %s: %d series wait for a draft", task.name, new)
 
     def _train(self) -> bool:
-        """Let a child process do the training; its end, whatever it is, stands in the ledger."""
-        jobs = self.services.ledger.jobs
-        job = jobs.take((RETRAIN,), self.name, self.services.settings.worker.job_lease_s)
+        """Let a child process do a training; its end, whatever it is, stands in the ledger."""
+        jobs = self._services.ledger.jobs
+        job = jobs.take((RETRAIN,), self._name, self._services.settings.worker.job_lease_s)
         if job is None:
             return False
-        command = [sys.executable, "-m", "lib.cli", "retrain", "--job", str(job.id)]
-        child = subprocess.Popen(command, env=_training_environment(self.services))
-        logger.info("training of task %s runs as process %d (job %d)", job.task, child.pid, job.id)
-        while child.poll() is None and not self.stop.wait(IDLE_S):
-            pass
-        if child.poll() is None:
-            child.terminate()
-            child.wait(STOP_TRAINING_S)
-            return False
-        if jobs.get(job.id).state == "running":
-            jobs.fail(job.id, self.name, f"the training process ended with status {child.returncode}", retry=True)
+        status = self._run_child(job)
+        if jobs.get(job.id).state == "running" and jobs.get(job.id).worker == self._name:
+            jobs.fail(job.id, self._name, f"the training process ended with status {status}", retry=True)
         self._changed.set()
         return True
 
-
-HANDLERS: Mapping[str, Handler] = MappingProxyType(
-    {CHECK: Worker.check, READ_SEG: Worker.read_seg, DRAFT: Worker.draft}
-)
+    def _run_child(self, job: JobRow) -> int:
+        """Start the training's process and wait for its end; told to stop, end it, to go on in another attempt."""
+        command = [sys.executable, "-m", "lib.cli", "retrain", "--job", str(job.id)]
+        child = subprocess.Popen(command, env=_training_environment(self._services))
+        logger.info("training of task %s runs as process %d (job %d)", job.task, child.pid, job.id)
+        while child.poll() is None and not self._stop.wait(IDLE_S):
+            continue
+        if child.poll() is None:
+            child.terminate()
+        try:
+            return child.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            return child.wait()
 
 
 def _training_environment(services: Services) -> dict[str, str]:
     threads = services.settings.retrain.threads or max(1, (os.cpu_count() or 1) // 2)
     return {**os.environ, **environment_of(services.settings), "OMP_NUM_THREADS": str(threads)}
-
-
-def _numbers(found: object) -> tuple[int, int, int]:
-    return found.series, found.segs, found.gone  # type: ignore[attr-defined]

@@ -36,6 +36,14 @@ class IngestCounts:
     segs: int = 0
     gone: int = 0
 
+    @property
+    def any(self) -> bool:
+        """Whether there is anything to do."""
+        return bool(self.series or self.segs or self.gone)
+
+    def __str__(self) -> str:
+        return f"{self.series} series to check, {self.segs} SEG series to read, {self.gone} gone"
+
     def __add__(self, other: "IngestCounts") -> "IngestCounts":
         return IngestCounts(self.series + other.series, self.segs + other.segs, self.gone + other.gone)
 

@@ -6,9 +6,8 @@ draft, or rejected with the reason; nothing that arrives is dropped.
 
 import logging
 
-from pydicom import Dataset
-
 from lib.core.errors import InvalidInput, InvalidSegmentation, NoChampion, NotFound
+from lib.dicom.files import Dataset
 from lib.dicom.seg import SegSummary, read_seg, seg_summary
 from lib.dicom.series import SourceSeries
 from lib.ledger.rows import NewDraft

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lib.core.errors import ArchiveUnavailable, InconsistentSeries, LabelError
+from lib.core.errors import ArchiveUnavailable, Conflict, InconsistentSeries, LabelError
 from lib.core.values import Mask, Prediction
 from lib.dicom.files import encode
 from lib.dicom.seg import SegOrigin, write_seg
@@ -86,6 +86,8 @@ def presegment(
     Raises:
         Conflict: a person labelled the series meanwhile, or the job was taken away.
     """
+    if job is not None:
+        _require_wanted(services, champions, task, series_uid)
     made = predict_series(services, champions, task, series_uid, report)
     mask = made.prediction.mask
     sop_uid, seg_series_uid = (None, None) if mask.is_empty else (new_uid(), new_uid())
@@ -166,6 +168,16 @@ def suitable_series(services: Services, task: Task) -> frozenset[str]:
     """Ready series that the task takes, by modality and description."""
     ready = services.ledger.series.list(status="ready")
     return frozenset(row.series_uid for row in ready if task.why_not(row.modality, row.description) is None)
+
+
+def _require_wanted(services: Services, champions: ChampionCache, task: Task, series_uid: str) -> None:
+    """Raise Conflict when a queued draft has become needless: a person was faster, or the champion drafted it."""
+    version = champions.predictor(task.name)[1]
+    for row in services.ledger.annotations.list(task=task.name, series_uid=series_uid):
+        if row.origin == "human" and row.status in ("submitted", "accepted"):
+            raise Conflict(f"series {series_uid} has a human label for {task.name}: annotation {row.id}")
+        if row.origin == "model" and row.status == "draft" and row.model_version == version:
+            raise Conflict(f"series {series_uid} has a draft by version {version} already: annotation {row.id}")
 
 
 def _require_suitable(source: SourceSeries, task: Task) -> None:

@@ -50,7 +50,7 @@ class Assignment:
         study_uid: its study.
         task: name of the task.
         strategy: that chose it.
-        score: that it was chosen by, NaN when it was never scored; larger = label first.
+        score: that it was chosen by, None when it was never scored; larger = label first.
         why: the choice in words.
         lease_until: until when it belongs to the annotator.
         viewer_path: path and query of the viewer on the server.
@@ -60,7 +60,7 @@ class Assignment:
     study_uid: str
     task: str
     strategy: str
-    score: float
+    score: float | None
     why: str
     lease_until: datetime
     viewer_path: str

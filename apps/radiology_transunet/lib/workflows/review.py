@@ -11,7 +11,7 @@ from lib.core.values import Mask
 from lib.dicom.seg import SegOrigin, read_seg
 from lib.dicom.series import SourceSeries
 from lib.dicom.writer import new_uid
-from lib.ledger.rows import AnnotationRow, NewHuman
+from lib.ledger.rows import AnnotationRow, AnnotationStatus, NewHuman
 from lib.taskfile import Task
 from lib.workflows.presegment import load_series, seg_file
 from lib.workflows.services import Services
@@ -126,7 +126,7 @@ def reject(services: Services, annotation_id: int, reviewer: str, reason: str) -
 
 
 def list_annotations(
-    services: Services, task: Task | None = None, status: str | None = None, limit: int = 100
+    services: Services, task: Task | None = None, status: AnnotationStatus | None = None, limit: int = 100
 ) -> Sequence[AnnotationRow]:
     """Annotations, newest first."""
     return services.ledger.annotations.list(task=task.name if task else None, status=status, limit=limit)

@@ -146,7 +146,7 @@ def _assemble(services: Services, task: Task, rows: Sequence[SeriesRow]) -> list
             draft=drafts.get(row.series_uid),
             scores=candidates[row.series_uid].scores if row.series_uid in candidates else {},
             lease=leases.get(row.series_uid),
-            place=places.get(row.series_uid),
+            place=places.get(row.series_uid) if row.series_uid in candidates else None,
         )
         for row in rows
     ]

@@ -1,0 +1,350 @@
+"""The walk of a study on a real Orthanc: arrival, draft, correction, acceptance, and everything that can be wrong."""
+
+import re
+import time
+
+import numpy as np
+import pytest
+
+from lib.cli.orthanc_process import OrthancProcess, free_port, start_orthanc
+from lib.core.errors import ArchiveUnavailable, Conflict, GeometryMismatch, InvalidInput, NoChampion
+from lib.core.geometry import Geometry
+from lib.core.values import Mask, Volume
+from lib.dicom.files import decode, encode
+from lib.dicom.seg import SegOrigin, read_seg, seg_summary, write_seg
+from lib.dicom.series import SourceSeries, assemble
+from lib.dicom.writer import new_uid
+from lib.taskfile import Task
+from lib.workflows.ingest import ingest_once
+from lib.workflows.models import ChampionCache
+from lib.workflows.presegment import deliver_outbox, enqueue_drafts, presegment
+from lib.workflows.query import hold, next_case, refresh_queues, release
+from lib.workflows.review import accept, annotation_mask, reject, submit_mask
+from lib.workflows.services import Services
+from loop import GRID, body, install, liver_of, register_random_model, settle, upload
+from ohif import ohif_export
+
+pytestmark = pytest.mark.orthanc
+
+
+@pytest.fixture
+def services(own_orthanc: OrthancProcess, tmp_path) -> Services:
+    return install(own_orthanc, tmp_path / "var")
+
+
+@pytest.fixture
+def task(services: Services) -> Task:
+    return services.task("phantom_ct")
+
+
+@pytest.fixture
+def drafted(services: Services, task: Task, tmp_path) -> SourceSeries:
+    """A series with a draft in the archive."""
+    source = upload(services, body(), "P1")
+    register_random_model(services, task, tmp_path / "model")
+    settle(services)
+    assert services.ledger.annotations.latest_draft(source.series_uid, task.name) is not None
+    return source
+
+
+def annotations(services: Services, **where):
+    return services.ledger.annotations.list(**where)
+
+
+def test_a_series_arrives_once_and_is_ready(services, task):
+    source = upload(services, body(), "P1")
+    assert ingest_once(services).series == 1
+    assert not ingest_once(services).any
+    settle(services)
+    row = services.ledger.series.get(source.series_uid)
+    assert (row.status, row.modality, row.instances) == ("ready", "CT", 6)
+    assert row.patient != "P1"
+    np.testing.assert_allclose(row.geometry["affine"], GRID.affine, atol=1e-6)
+
+
+def test_later_arrivals_come_through_the_change_feed(services):
+    ingest_once(services)
+    source = upload(services, body(), "P1")
+    found = 0
+    for _ in range(100):
+        found += ingest_once(services).series
+        if found:
+            break
+        time.sleep(0.1)
+    assert found == 1
+    assert services.ledger.series.get(source.series_uid).status == "new"
+
+
+def test_a_new_database_of_the_archive_is_followed_from_its_start(services, own_orthanc, tmp_path):
+    upload(services, body(), "P1")
+    ingest_once(services)
+    services.ledger.set_cursor("changes", 10**6, services.archive.check().database_id)
+    other = upload(services, body(1), "P2")
+    assert ingest_once(services).series == 1
+    assert services.ledger.series.get(other.series_uid).status == "new"
+    assert services.ledger.cursor("changes").value < 10**6
+
+
+def test_both_series_of_a_patient_share_pseudonym_and_split(services):
+    uids = [upload(services, body(seed), "Twin").series_uid for seed in (0, 1)]
+    other = upload(services, body(2), "Other").series_uid
+    settle(services)
+    first, second, third = (services.ledger.series.get(uid) for uid in (*uids, other))
+    assert (first.patient, first.split) == (second.patient, second.split)
+    assert third.patient != first.patient
+
+
+def test_a_series_with_a_gap_is_refused_with_the_reason_and_never_offered(services, task):
+    source = upload(services, body(), "P1")
+    good = upload(services, body(1), "P2")
+    missing = source.headers[2].SOPInstanceUID
+    found = services.archive._lookup(missing, "Instance")
+    services.archive._rest("DELETE", f"/instances/{found[0]}")
+    settle(services)
+    row = services.ledger.series.get(source.series_uid)
+    assert row.status == "refused"
+    assert "gap" in row.reason
+    assert services.ledger.series.get(good.series_uid).status == "ready"
+    refresh_queues(services, task)
+    assert next_case(services, task, "random", "anna").series_uid == good.series_uid
+    assert next_case(services, task, "random", "bert") is None
+
+
+def test_a_series_that_no_task_takes_is_listed_with_the_reason(services):
+    source = upload(services, Volume(body().array, GRID, "MR"), "P1")
+    settle(services)
+    row = services.ledger.series.get(source.series_uid)
+    assert (row.status, "takes CT, the series is MR" in row.reason) == ("refused", True)
+
+
+def test_a_series_that_leaves_the_archive_is_gone_and_comes_back(services):
+    source = upload(services, body(), "P1")
+    settle(services)
+    services.archive.delete_series(source.series_uid)
+    settle(services)
+    assert services.ledger.series.get(source.series_uid).status == "gone"
+
+
+def test_drafts_need_a_model_and_the_message_says_how_to_train_one(services, task):
+    source = upload(services, body(), "P1")
+    settle(services)
+    with pytest.raises(NoChampion, match="transunet-label retrain --task phantom_ct"):
+        presegment(services, ChampionCache(services), task, source.series_uid)
+    assert annotations(services) == []
+
+
+def test_a_draft_lies_in_the_archive_with_the_names_of_the_task_and_is_no_label(services, task, drafted):
+    draft = services.ledger.annotations.latest_draft(drafted.series_uid, task.name)
+    (dataset,) = services.archive.fetch(draft.seg_series_uid)
+    summary = seg_summary(dataset)
+    assert summary.sop_instance_uid == draft.sop_instance_uid
+    assert summary.is_automatic
+    assert set(summary.segment_names) == set(task.schema.names)
+    mask = read_seg(dataset, drafted, task.schema)
+    assert mask.voxels() == draft.voxels
+    assert mask.geometry.is_close(drafted.geometry)
+    assert services.ledger.annotations.accepted(task.name) == []
+    assert set(services.ledger.annotations.scores(draft.id)) <= set(task.schema.names)
+    settle(services)
+    assert len(annotations(services)) == 1
+    assert enqueue_drafts(services, task) == 0
+
+
+@pytest.mark.parametrize("rle", [False, True], ids=["uncompressed", "rle"])
+def test_a_correction_stored_by_the_viewer_knows_its_draft_and_the_changed_voxels(services, task, drafted, rle):
+    draft = services.ledger.annotations.latest_draft(drafted.series_uid, task.name)
+    before = annotation_mask(services, draft.id, drafted)
+    edited = before.array.copy()
+    edited[2, 5:9, 7:12] = np.where(edited[2, 5:9, 7:12] == 2, 3, 2)
+    corrected = Mask(edited, drafted.geometry, task.schema)
+    lease = hold(services, task, drafted.series_uid, "Dr. Anna")
+    services.archive.store([ohif_export(corrected, drafted, rle=rle)])
+    settle(services)
+    (label,) = services.ledger.annotations.accepted(task.name)
+    assert (label.origin, label.author, label.parent_id) == ("human", "Dr. Anna", draft.id)
+    assert label.changed_voxels == 20
+    assert label.voxels == corrected.voxels()
+    assert services.ledger.annotations.get(draft.id).status == "superseded"
+    assert services.ledger.queue.holder(drafted.series_uid, task.name) is None, lease
+    np.testing.assert_array_equal(annotation_mask(services, label.id).array, edited)
+    refresh_queues(services, task)
+    assert next_case(services, task, "entropy", "bert") is None
+
+
+def test_a_label_without_a_lease_has_an_unknown_author(services, task, drafted):
+    services.archive.store([ohif_export(liver_of(task, drafted.geometry), drafted)])
+    settle(services)
+    assert services.ledger.annotations.accepted(task.name)[0].author == "unknown (viewer)"
+
+
+def test_a_newer_human_seg_supersedes_the_older_one(services, task, drafted):
+    for columns in (slice(10, 20), slice(11, 20)):
+        services.archive.store([ohif_export(liver_of(task, drafted.geometry, columns), drafted)])
+        settle(services)
+    old, new = sorted(annotations(services, status="accepted") + annotations(services, status="superseded"),
+                      key=lambda row: row.id)[1:]  # fmt: skip
+    assert (old.status, new.status) == ("superseded", "accepted")
+    assert new.voxels["liver"] == 3 * 8 * 9
+    assert [row.id for row in services.ledger.annotations.accepted(task.name)] == [new.id]
+
+
+def test_with_review_required_a_label_waits_and_the_reviewer_decides(own_orthanc, tmp_path):
+    services = install(own_orthanc, tmp_path / "var", review__mode="required")
+    task = services.task()
+    source = upload(services, body(), "P1")
+    settle(services)
+    first = submit_mask(services, task, source, liver_of(task, source.geometry), "anna")
+    assert services.ledger.annotations.get(first).status == "submitted"
+    assert services.ledger.annotations.accepted(task.name) == []
+    reject(services, first, "boss", "spleen missing")
+    second = submit_mask(services, task, source, liver_of(task, source.geometry), "anna")
+    accept(services, second, "boss")
+    assert [row.id for row in services.ledger.annotations.accepted(task.name)] == [second]
+    row = services.ledger.annotations.get(first)
+    assert (row.status, row.reason, row.reviewer) == ("rejected", "spleen missing", "boss")
+    with pytest.raises(Conflict):
+        accept(services, first, "boss")
+
+
+def test_an_uploaded_label_reaches_the_archive_once(services, task):
+    source = upload(services, body(), "P1")
+    settle(services)
+    label = submit_mask(services, task, source, liver_of(task, source.geometry), "anna")
+    row = services.ledger.annotations.get(label)
+    assert not services.archive.has_instance(row.sop_instance_uid)
+    assert deliver_outbox(services) == 1
+    assert services.archive.has_instance(row.sop_instance_uid)
+    settle(services)
+    assert [r.id for r in annotations(services)] == [label]
+    np.testing.assert_array_equal(annotation_mask(services, label).array, liver_of(task, source.geometry).array)
+
+
+def test_an_uploaded_label_on_another_grid_is_refused_with_both_shapes(services, task):
+    source = upload(services, body(), "P1")
+    other = Geometry.from_spacing((6, 32, 40), (3.0, 2.8, 2.8), origin_mm=(-60.0, -40.0, 100.0))
+    with pytest.raises(GeometryMismatch, match=r"6x32x48 .* got 6x32x40"):
+        submit_mask(services, task, source, Mask(np.zeros(other.shape, np.uint8), other, task.schema), "anna")
+
+
+def test_an_empty_label_says_nothing_found_and_stores_no_seg(services, task):
+    source = upload(services, body(), "P1")
+    settle(services)
+    label = submit_mask(services, task, source, Mask(np.zeros(GRID.shape, np.uint8), source.geometry, task.schema))
+    row = services.ledger.annotations.get(label)
+    assert (row.nothing_found, row.sop_instance_uid) == (True, None)
+    assert deliver_outbox(services) == 0
+    assert annotation_mask(services, label).is_empty
+
+
+def test_a_foreign_models_seg_is_a_draft_and_never_a_label(services, task):
+    source = upload(services, body(), "P1")
+    origin = SegOrigin("AUTOMATIC", "TotalSegmentator", "total", "2", "other model")
+    services.archive.store([encode(write_seg(liver_of(task, source.geometry), source, origin, new_uid()))])
+    settle(services)
+    (row,) = annotations(services)
+    assert (row.status, row.origin, row.model_version) == ("draft", "foreign_model", None)
+    assert services.ledger.annotations.accepted(task.name) == []
+
+
+def _of_another_frame(dataset):
+    dataset.FrameOfReferenceUID = new_uid()
+
+
+def _of_an_unknown_series(dataset):
+    dataset.ReferencedSeriesSequence[0].SeriesInstanceUID = new_uid()
+
+
+def _with_an_unknown_name(dataset):
+    dataset.SegmentSequence[0].SegmentLabel = "tumour"
+
+
+def _of_another_size(dataset):
+    dataset.Rows, dataset.Columns = dataset.Columns, dataset.Rows
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (_of_another_frame, "frame of reference"),
+        (_of_an_unknown_series, "does not hold"),
+        (_with_an_unknown_name, "named like the labels .*tumour"),
+        (_of_another_size, "48"),
+    ],
+)
+def test_a_seg_that_cannot_be_used_is_kept_and_recorded_with_the_reason(services, task, spoil, reason):
+    source = upload(services, body(), "P1")
+    dataset = decode(ohif_export(liver_of(task, source.geometry), source))
+    spoil(dataset)
+    services.archive.store([encode(dataset)])
+    settle(services)
+    (row,) = annotations(services)
+    assert row.status == "rejected"
+    assert re.search(reason, row.reason), row.reason
+    assert services.archive.has_instance(row.sop_instance_uid)
+    settle(services)
+    assert len(annotations(services)) == 1
+
+
+def test_a_seg_that_arrives_before_its_series_is_read_when_the_series_comes(services, task):
+    source = upload(services, body(), "P1")
+    instances = services.archive.fetch(source.series_uid)
+    services.archive.delete_series(source.series_uid)
+    services.archive.store([ohif_export(liver_of(task, source.geometry), source)])
+    settle(services)
+    assert [row.status for row in annotations(services)] == ["rejected"]
+    services.archive.store(instances)
+    settle(services)
+    assert [row.status for row in annotations(services)] == ["accepted"]
+
+
+def test_two_annotators_never_get_one_case_and_a_skipped_one_goes_to_others(services, task):
+    uids = {upload(services, body(seed), f"P{seed}").series_uid for seed in range(2)}
+    settle(services)
+    refresh_queues(services, task)
+    anna, bert = (next_case(services, task, "random", who) for who in ("anna", "bert"))
+    assert {anna.series_uid, bert.series_uid} == uids
+    assert next_case(services, task, "random", "carl") is None
+    assert next_case(services, task, "random", "anna").series_uid == anna.series_uid
+    release(services, task, anna.series_uid, "anna")
+    assert next_case(services, task, "random", "anna") is None
+    assert next_case(services, task, "random", "carl").series_uid == anna.series_uid
+    with pytest.raises(Conflict):
+        hold(services, task, bert.series_uid, "anna")
+
+
+def test_an_unknown_strategy_is_refused_with_the_list(services, task):
+    with pytest.raises(InvalidInput, match="entropy, random, got 'best'"):
+        next_case(services, task, "best", "anna")
+
+
+def test_a_new_champion_redrafts_and_the_old_draft_leaves_the_archive(services, task, drafted, tmp_path):
+    old = services.ledger.annotations.latest_draft(drafted.series_uid, task.name)
+    version = register_random_model(services, task, tmp_path / "second", seed=1)
+    assert enqueue_drafts(services, task) == 1
+    settle(services)
+    new = services.ledger.annotations.latest_draft(drafted.series_uid, task.name)
+    assert (new.model_version, services.ledger.annotations.get(old.id).status) == (version, "superseded")
+    assert services.archive.has_instance(new.sop_instance_uid)
+    assert not services.archive.has_instance(old.sop_instance_uid)
+
+
+def test_work_goes_on_where_it_stopped_when_the_archive_comes_back(tmp_path):
+    port, folder = free_port(), tmp_path / "orthanc"
+    with start_orthanc(folder, port, "tester", "secret") as running:
+        services = install(running, tmp_path / "var")
+        task = services.task()
+        source = upload(services, body(), "P1")
+        settle(services)
+        label = submit_mask(services, task, source, liver_of(task, source.geometry), "anna")
+    with pytest.raises(ArchiveUnavailable, match="does not answer"):
+        ingest_once(services)
+    with pytest.raises(ArchiveUnavailable):
+        deliver_outbox(services)
+    with start_orthanc(folder, port, "tester", "secret"):
+        for _ in range(100):
+            if deliver_outbox(services):
+                break
+            time.sleep(0.1)
+        row = services.ledger.annotations.get(label)
+        assert services.archive.has_instance(row.sop_instance_uid)
+        assert assemble(services.archive.fetch(source.series_uid)).geometry.is_close(source.geometry)
