@@ -65,7 +65,10 @@ def _warm_up(context: Context) -> None:
     from lib.inference.devices import set_threads
 
     set_threads(context.settings.inference.threads)
-    context.champions.warm()
+    try:
+        context.champions.warm()
+    finally:
+        context.warm.set()
 
 
 def __getattr__(name: str) -> Any:

@@ -38,7 +38,7 @@ def case_json(case: Case) -> dict[str, Any]:
         "findings": list(row.findings),
         "arrived": iso(row.created_at),
         "viewer": viewer_path(row.study_uid, row.series_uid),
-        "rank": case.place.rank if case.place else None,
+        "rank": case.place.rank + 1 if case.place else None,
         "why": case.place.why if case.place else "",
         "score": finite(case.place.score) if case.place else None,
         "scores": {name: finite(score) for name, score in case.scores.items()},

@@ -1,7 +1,8 @@
 """What every route works with, opened once by the application's start."""
 
 import os
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -19,8 +20,9 @@ from lib.workflows.services import Services, open_services
 
 QUICK_THREADS = 8
 QUICK_WAITING = 256
+STUDIES = "MONAI_LABEL_STUDIES"
 FOREIGN_NAMES = {
-    "MONAI_LABEL_STUDIES": "TRANSUNET_ARCHIVE__URL",
+    STUDIES: "TRANSUNET_ARCHIVE__URL",
     "MONAI_LABEL_DICOMWEB_USERNAME": "TRANSUNET_ARCHIVE__USERNAME",
     "MONAI_LABEL_DICOMWEB_PASSWORD": "TRANSUNET_ARCHIVE__PASSWORD",
 }
@@ -38,6 +40,7 @@ class Context:
         heavy: threads for what computes or waits for the archive.
         sessions: uploaded images.
         archive: the client that /dicom-web speaks through.
+        warm: set once the registry is open and the champions are loaded.
         watch: knows whether the archive answers.
         uploads: folder for files of a single request.
         viewer: folder of the OHIF viewer's files.
@@ -49,6 +52,7 @@ class Context:
     heavy: Pool
     sessions: Sessions
     archive: httpx.AsyncClient
+    warm: threading.Event
     watch: ArchiveWatch
     uploads: Path
     viewer: Path
@@ -78,24 +82,26 @@ def open_context(settings: Settings) -> Context:
         heavy=Pool("heavy", server.threads, server.max_waiting),
         sessions=Sessions(settings.var / "cache" / "sessions", server.session_expiry_s),
         archive=open_client(settings.archive),
+        warm=threading.Event(),
         watch=ArchiveWatch(services),
         uploads=uploads,
         viewer=settings.var / "ohif",
     )
 
 
-def server_settings(environ: Mapping[str, str] | None = None) -> Settings:
-    """The settings, with what MONAI Label's own command line put into the environment."""
+def server_settings(environ: Mapping[str, str] | None = None, conf: Iterable[tuple[str, str]] = ()) -> Settings:
+    """The settings, with what MONAI Label's own command line put into the environment.
+
+    Args:
+        environ: the environment; os.environ when None.
+        conf: pairs ("section.key", value) of a command line.
+    """
     given = dict(os.environ if environ is None else environ)
     for foreign, own in FOREIGN_NAMES.items():
         value = given.get(foreign, "")
-        if (
-            value
-            and own not in given
-            and (foreign != "MONAI_LABEL_STUDIES" or value.startswith(("http://", "https://")))
-        ):
+        if value and own not in given and (foreign != STUDIES or value.startswith(("http://", "https://"))):
             given[own] = value
-    return load_settings(environ=given)
+    return load_settings(conf, given)
 
 
 def _of_request(request: Request) -> Context:

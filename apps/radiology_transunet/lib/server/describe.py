@@ -120,7 +120,15 @@ class ArchiveWatch:
         return {"url": url, "available": True, "version": found.version}
 
 
-def champion(services: Services, task: Task) -> dict[str, Any] | None:
-    """Version and metrics of the served model, None when the task has none."""
+def champion(services: Services, task: Task, warm: bool) -> dict[str, Any] | None:
+    """Version and metrics of the served model, None when the task has none.
+
+    Args:
+        services: the rooms.
+        task: whose model.
+        warm: whether the registry is open; opening takes seconds, which no page waits for.
+    """
+    if not warm:
+        return {"version": None, "metrics": {}, "loading": True}
     found = services.registry.champion(task.name)
-    return None if found is None else {"version": found.version, "metrics": dict(found.metrics)}
+    return None if found is None else {"version": found.version, "metrics": dict(found.metrics), "loading": False}

@@ -1,6 +1,7 @@
 """Labels between files of clients and annotations of the ledger."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from fastapi import Response, UploadFile
@@ -27,18 +28,24 @@ EXTENSION = ".nii.gz"
 ALL_ROWS = 100_000
 
 
-def save(context: Context, uid: str, upload: UploadFile, params: Mapping[str, Any], author: str) -> dict[str, Any]:
-    """Take an uploaded label in.
+def save_upload(
+    context: Context, uid: str, upload: UploadFile, params: Mapping[str, Any], author: str
+) -> dict[str, Any]:
+    """Take an uploaded label in; see `save`."""
+    with kept_upload(upload, context.uploads) as path:
+        return save(context.services, uid, path, params, author)
+
+
+def save(services: Services, uid: str, path: Path, params: Mapping[str, Any], author: str) -> dict[str, Any]:
+    """Take a label file in.
 
     Raises:
         InvalidSegmentation: values or names that the task does not know.
         GeometryMismatch: another grid; names both.
     """
-    services = context.services
     row = usable_series(services, uid)
     info = _label_info(params)
-    with kept_upload(upload, context.uploads) as path:
-        label = read_labels(path)
+    label = read_labels(path)
     task = task_of(services, row, params, label, info)
     source = load_series(services, uid)
     mask = to_mask(label, info, source.volume.geometry, task.schema)
@@ -102,21 +109,30 @@ def label_file(context: Context, label: str, tag: str, extension: str) -> Respon
     if extension not in WRITABLE:
         raise InvalidInput(f"extension must be one of {', '.join(WRITABLE)}, got {extension!r}")
     row = find(context.services, label, tag)
-    mask = review.annotation_mask(context.services, row.id)
     with scratch_folder(context.uploads) as folder:
         path = folder / f"label{extension}"
-        write_labels(mask.array, mask.geometry, path)
+        write_label(context.services, row, path)
         return attachment(path.read_bytes(), f"{row.series_uid}{extension}")
+
+
+def write_label(services: Services, row: AnnotationRow, path: Path) -> None:
+    """Write an annotation's mask as a file, by the path's ending."""
+    mask = review.annotation_mask(services, row.id)
+    write_labels(mask.array, mask.geometry, path)
 
 
 def image_file(context: Context, uid: str) -> Response:
     """A series as NIfTI."""
-    usable_series(context.services, uid)
-    source = load_series(context.services, uid)
     with scratch_folder(context.uploads) as folder:
         path = folder / f"image{EXTENSION}"
-        write_volume(source.volume, path)
+        write_image(context.services, uid, path)
         return attachment(path.read_bytes(), f"{uid}{EXTENSION}")
+
+
+def write_image(services: Services, uid: str, path: Path) -> None:
+    """Write a series as NIfTI."""
+    usable_series(services, uid)
+    write_volume(load_series(services, uid).volume, path)
 
 
 def image_info(services: Services, uid: str) -> dict[str, Any]:

@@ -18,6 +18,8 @@ HASHED_SUFFIXES = (".js", ".wasm", ".woff2")
 NEVER_SERVED = frozenset({"sw.js", "init-service-worker.js", "google.js", "oidc-client.min.js"})
 """Scripts of OHIF that load code from other hosts; the viewer works without them."""
 
+NOTHING = "/* left out: it would load code from another host */\n"
+
 MISSING = """<!doctype html><html lang="en"><meta charset="utf-8"><title>OHIF is not installed</title>
 <body style="font:16px system-ui;background:#0b1016;color:#dbe4ee;padding:3rem">
 <h1>The OHIF viewer is not installed</h1>
@@ -53,8 +55,10 @@ def serve_file(folder: Path, path: str, request: Request) -> Response:
     index = folder / "index.html"
     if not index.is_file():
         return HTMLResponse(MISSING.format(folder=folder), 503)
+    if path in NEVER_SERVED:
+        return Response(NOTHING, media_type="text/javascript", headers={"Cache-Control": ALWAYS_ASK})
     file = _inside(folder, path)
-    if file is not None and file.name not in NEVER_SERVED:
+    if file is not None:
         return FileResponse(file, headers={"Cache-Control": _caching(file)})
     if _is_page(path, request):
         return FileResponse(index, headers={"Cache-Control": ALWAYS_ASK})

@@ -5,7 +5,7 @@ window.config = {
   extensions: [window.transunetExtension],
   modes: [],
   customizationService: {
-    mode: { segmentation: { rightPanels: { $push: ['transunet.panelModule.case'] } } },
+    mode: { segmentation: { leftPanels: { $unshift: ['transunet.panelModule.case'] } } },
   },
   showStudyList: true,
   maxNumberOfWebWorkers: 3,

@@ -37,6 +37,8 @@
     button:hover:not(:disabled) { background: #27384b; } button:disabled { opacity: .45; cursor: default; }
     button:focus-visible, input:focus-visible { outline: 2px solid #5acce6; outline-offset: 1px; }
     button.main { background: #0b6e99; border-color: #0b6e99; } button.main:hover:not(:disabled) { background: #0f86ba; }
+    button.label { border: 0; background: none; padding: 0; text-align: left; } button.label:disabled { opacity: 1; color: inherit; }
+    button.label:hover:not(:disabled) { background: none; text-decoration: underline; }
     button.wide { grid-column: 1 / -1; }
     label { display: flex; gap: 6px; align-items: center; margin-top: 8px; color: #8fa3b8; }
     input { flex: 1; min-width: 0; font: inherit; color: #e6edf5; background: #131b24; border: 1px solid #33465b; border-radius: 4px; padding: 3px 6px; }
@@ -113,8 +115,7 @@
         here.reason ? element('p', { class: 'warn' }, here.reason) : null,
         here.findings.map(finding => element('p', { class: 'warn' }, finding)),
         here.why ? element('p', {}, element('span', { class: 'muted' }, `Place ${here.rank} in the queue: `), here.why) : null,
-        this.mask(here.label, here, task, 'Label'),
-        this.mask(here.draft, here, task, 'Draft'),
+        here.label ? this.mask(here.label, here, task, 'Label') : this.mask(here.draft, here, task, 'Draft'),
         this.buttons(here),
         this.nameField(user)
       );
@@ -146,26 +147,27 @@
       return element(
         'tr',
         { class: voxels ? null : 'absent', title: `${count(voxels)} voxels` },
-        element('td', {}, element('span', { class: 'swatch', style: `background:${rgb(label.color)}` }), label.name),
+        element('td', {}, element('button', { type: 'button', class: 'label', disabled: !voxels, title: 'Go to this label', onclick: () => this.go(label.name) }, element('span', { class: 'swatch', style: `background:${rgb(label.color)}` }), label.name)),
         element('td', {}, volume),
         Number.isFinite(score) ? element('td', {}, score.toFixed(2), bar) : null
       );
     }
 
     buttons(here) {
-      const draft = here && here.draft;
-      const loadable = Boolean(draft && draft.seg_series && draft.stored);
+      const mask = here && (here.label || here.draft);
+      const loadable = Boolean(mask && mask.seg_series && mask.stored);
+      const done = Boolean(here && here.label);
       const open = Boolean(here && !['refused', 'new'].includes(here.state));
       const button = (text, action, enabled, title, kind) =>
-        element('button', { type: 'button', class: kind, disabled: !enabled || this.busy, title, onclick: () => this.act(action) }, text);
+        element('button', { type: 'button', class: kind || null, disabled: !enabled || this.busy, title, onclick: () => this.act(action) }, text);
       return element(
         'div',
         { class: 'buttons' },
-        button('Load draft', () => this.loadDraft(), loadable, 'Show the model’s draft on the images, ready to correct', 'main'),
-        button('Submit label', () => this.submit(), open, 'Store the active segmentation as your label', 'main'),
+        button(done ? 'Load label' : 'Load draft', () => this.load(mask), loadable, 'Show it on the images, ready to correct', done ? '' : 'main'),
+        button('Submit label', () => this.submit(), open, 'Store the active segmentation as your label', done ? '' : 'main'),
         button('Pre-segment now', () => this.presegment(), open, 'Let the present model draft this case'),
         button('Skip', () => this.skip(), open, 'Give this case back and open the next one'),
-        button('Next case', () => this.next(), true, 'Open the case that helps the model most', 'wide'),
+        button('Next case', () => this.next(), true, 'Open the case that helps the model most', done ? 'wide main' : 'wide'),
         element('a', { href: '/worklist' }, 'Worklist')
       );
     }
@@ -182,6 +184,10 @@
         },
       });
       return element('label', {}, 'Annotator', field);
+    }
+
+    go(name) {
+      this.say(this.viewer.jumpTo(name) ? '' : 'Load a segmentation first.');
     }
 
     say(text, isError = false) {
@@ -209,11 +215,15 @@
       if (this.answer) this.draw();
     }
 
-    async loadDraft() {
-      const here = this.answer.case;
+    /** Show a draft or label at the part that the model is least sure of. */
+    async load(mask) {
+      const { scores } = this.answer.case;
       await this.takeCase();
-      await this.viewer.showSegmentation(here.series, here.draft.seg_series);
-      return 'Draft loaded. Correct it, then submit.';
+      await this.viewer.showSegmentation(mask.seg_series);
+      const there = Object.keys(mask.voxels).filter(name => mask.voxels[name]);
+      const [first] = there.sort((one, other) => (scores[other] || 0) - (scores[one] || 0));
+      if (first) this.viewer.jumpTo(first);
+      return mask.version ? 'Draft loaded. Correct it, then submit.' : 'Label loaded. Correct it, then submit again.';
     }
 
     async submit() {

@@ -40,12 +40,26 @@
       throw new Error('The viewer does not find the draft in the archive yet. Reload the page.');
     }
 
-    /** Show a SEG on its images, ready to edit. */
-    async function showSegmentation(imageSeries, segSeries) {
+    /** Show a SEG on the images of the active viewport, ready to edit. */
+    async function showSegmentation(segSeries) {
       const seg = await find(segSeries);
       const { activeViewportId } = viewportGridService.getState();
       if (!seg.isLoaded) await seg.load({ headers: {} });
-      await commandsManager.runCommand('hydrateSecondaryDisplaySet', { displaySet: seg, viewportId: activeViewportId });
+      const segmentationId = seg.displaySetInstanceUID;
+      const shown = segmentationService.getSegmentationRepresentations(activeViewportId, { segmentationId });
+      if (!shown.length) await segmentationService.addSegmentationRepresentation(activeViewportId, { segmentationId });
+      segmentationService.setActiveSegmentation(activeViewportId, segmentationId);
+    }
+
+    /** Go to the middle of a label of the active segmentation; whether there was one. */
+    function jumpTo(name) {
+      const { activeViewportId } = viewportGridService.getState();
+      const active = segmentationService.getActiveSegmentation(activeViewportId);
+      const segment = active && Object.values(active.segments).find(found => found?.label === name);
+      if (!segment) return false;
+      segmentationService.setActiveSegment(active.segmentationId, segment.segmentIndex);
+      segmentationService.jumpToSegmentCenter(active.segmentationId, segment.segmentIndex, activeViewportId);
+      return true;
     }
 
     /** Store the segmentation of the active viewport in the archive. */
@@ -63,7 +77,7 @@
       await store(made.dataset, {});
     }
 
-    return { openCase, showSegmentation, storeSegmentation };
+    return { openCase, showSegmentation, storeSegmentation, jumpTo };
   }
 
   /** A React 18 element without React: OHIF bundles it and does not hand it out. */
@@ -91,7 +105,7 @@
         host.append(panel);
       };
       const component = () => reactElement(mount);
-      return [{ name: 'case', iconName: 'tab-segmentation', iconLabel: 'TransUNet', label: 'TransUNet', component }];
+      return [{ name: 'case', iconName: 'tab-patient-info', iconLabel: 'TransUNet', label: 'TransUNet', component }];
     },
   };
 })();

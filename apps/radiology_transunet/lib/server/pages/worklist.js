@@ -74,7 +74,7 @@
   function drawModel({ champion, archive }) {
     const dice = champion && champion.metrics.mean_dice;
     $('model').replaceChildren(
-      ...(champion ? ['Model ', element('b', {}, `v${champion.version}`), dice ? ` · Dice ${dice.toFixed(3)}` : ''] : ['No model yet: label a few series, then train'])
+      ...(champion?.loading ? ['Model is being loaded …'] : champion ? ['Model ', element('b', {}, `v${champion.version}`), dice ? ` · Dice ${dice.toFixed(3)}` : ''] : ['No model yet: label a few series, then train'])
     );
     $('archive').className = archive.available ? 'fact' : 'fact bad';
     $('archive').textContent = archive.available ? `Orthanc ${archive.version}` : `Archive away: ${archive.error}`;
@@ -145,7 +145,7 @@
       element('td', {}, element('span', { class: `badge ${row.state}` }, STATES[row.state])),
       element('td', {}, row.description || '(no description)', element('div', { class: 'muted small' }, `${row.modality} · ${count(row.instances)} images`)),
       element('td', { class: 'muted' }, row.patient),
-      element('td', {}, date(row.date)),
+      element('td', { class: 'date' }, date(row.date)),
       element('td', {}, found(row, task)),
       element('td', { class: 'number' }, score === null ? '' : [score.toFixed(2), bar]),
       element('td', { class: 'why small' }, row.reason ? element('span', { class: 'bad' }, row.reason) : row.why),

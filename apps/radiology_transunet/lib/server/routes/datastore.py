@@ -74,7 +74,7 @@ async def save_label(
         raise InvalidInput(f"people save labels with the tag {FINAL!r}, got {tag!r}")
     given = parameters(params)
     author = named_annotator(request, given)
-    return await context.heavy.run(labels.save, context, series_uid(image), label, given, author)
+    return await context.heavy.run(labels.save_upload, context, series_uid(image), label, given, author)
 
 
 @router.get("/label")

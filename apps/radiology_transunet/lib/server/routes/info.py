@@ -32,5 +32,7 @@ def app_info(context: Context) -> dict[str, Any]:
         "scoring": {name: {"description": text} for name, text in describe.SCORING.items()},
         "train_stats": {task.name: describe.train_stats(services, task) for task in services.tasks.values()},
         "datastore": describe.datastore_status(services),
-        "champions": {task.name: describe.champion(services, task) for task in services.tasks.values()},
+        "champions": {
+            task.name: describe.champion(services, task, context.warm.is_set()) for task in services.tasks.values()
+        },
     }

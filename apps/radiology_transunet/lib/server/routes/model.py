@@ -6,7 +6,6 @@ from typing import Any
 from fastapi import APIRouter
 from fastapi.responses import FileResponse
 
-from lib.inference.model import read_manifest
 from lib.server.context import Context, Ctx
 from lib.server.errors import NotAllowed
 from lib.workflows.models import require_champion
@@ -37,6 +36,8 @@ async def refuse(model: str) -> None:
 
 
 def _info(context: Context, model: str) -> dict[str, Any]:
+    from lib.inference.model import read_manifest  # imports torch, which the start must not wait for
+
     task = context.services.task(model)
     champion = require_champion(context.services, task)
     manifest = read_manifest(champion.folder)
@@ -50,5 +51,7 @@ def _info(context: Context, model: str) -> dict[str, Any]:
 
 
 def _weights(context: Context, model: str) -> tuple[Path, int]:
+    from lib.inference.model import read_manifest
+
     champion = require_champion(context.services, context.services.task(model))
     return champion.folder / read_manifest(champion.folder).weights, champion.version

@@ -25,7 +25,7 @@ async def create(
     return await context.heavy.run(_create, context, files[0], annotator(request), float(expiry))
 
 
-@router.get("/{session_id}")
+@router.get("/{session_id}", response_model=None)
 async def show(
     context: Ctx, session_id: str, update_ts: bool = False, image: bool = False
 ) -> Response | dict[str, Any]:

@@ -58,7 +58,7 @@ def _rows(context: Context, task_name: str) -> dict[str, Any]:
         "tasks": list(services.tasks),
         "strategy": context.settings.query.strategy,
         "strategies": describe.strategies(),
-        "champion": describe.champion(services, task),
+        "champion": describe.champion(services, task, context.warm.is_set()),
         "overview": overview_json(worklist.overview(services, task, cases)),
         "cases": cases_json(cases),
     }
