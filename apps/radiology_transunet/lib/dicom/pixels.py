@@ -1,7 +1,7 @@
 """Pixel data of single instances: what it must be, and its decoding.
 
-Decoders are pydicom's plug-ins: gdcm for JPEG, JPEG Lossless and JPEG 2000, gdcm or pyjpegls for JPEG-LS,
-pydicom itself for RLE and uncompressed data. pydicom tries the next one when one fails.
+Decoders are pydicom's plug-ins: gdcm for JPEG Lossless, Pillow for JPEG 2000, pyjpegls for JPEG-LS, pydicom itself for
+RLE and uncompressed data. gdcm is kept from JPEG-LS and JPEG 2000: on damaged data it aborts the whole process.
 """
 
 import struct
@@ -11,11 +11,13 @@ import numpy as np
 import numpy.typing as npt
 from pydicom import Dataset
 from pydicom.pixels import iter_pixels, pixel_array
+from pydicom.uid import JPEG2000TransferSyntaxes, JPEGLSTransferSyntaxes
 
 from lib.core.errors import UnreadablePixels
 
 PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 GREY = ("MONOCHROME1", "MONOCHROME2")
+PLUGINS = dict.fromkeys(JPEGLSTransferSyntaxes, "pyjpegls") | dict.fromkeys(JPEG2000TransferSyntaxes, "pillow")
 DECODING_ERRORS = (
     ArithmeticError, AttributeError, EOFError, LookupError, NotImplementedError, RuntimeError, TypeError, ValueError,
     struct.error,
@@ -58,7 +60,7 @@ def slice_values(dataset: Dataset) -> npt.NDArray[np.float32]:
             f"{name_of(dataset)} maps its values by a lookup table; only slope and intercept are read"
         )
     try:
-        stored = pixel_array(dataset)
+        stored = pixel_array(dataset, decoding_plugin=_plugin(dataset))
     except DECODING_ERRORS as error:
         raise _undecodable(dataset, error) from error
     slope, intercept = float(dataset.get("RescaleSlope") or 1.0), float(dataset.get("RescaleIntercept") or 0.0)
@@ -74,9 +76,16 @@ def frames(dataset: Dataset) -> Iterator[npt.NDArray[np.generic]]:
     if "PixelData" not in dataset:
         raise UnreadablePixels(f"{name_of(dataset)} has no pixel data")
     try:
-        yield from _packed_bits(dataset) if _is_packed(dataset) else iter_pixels(dataset)
+        yield from (
+            _packed_bits(dataset) if _is_packed(dataset) else iter_pixels(dataset, decoding_plugin=_plugin(dataset))
+        )
     except DECODING_ERRORS as error:
         raise _undecodable(dataset, error) from error
+
+
+def _plugin(dataset: Dataset) -> str:
+    """The decoder to use, "" for pydicom's choice."""
+    return PLUGINS.get(dataset.file_meta.TransferSyntaxUID, "")
 
 
 def _is_packed(dataset: Dataset) -> bool:

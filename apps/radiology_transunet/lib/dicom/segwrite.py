@@ -1,7 +1,7 @@
 """A Mask -> a DICOM SEG object over its source series."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,9 @@ from lib.dicom.writer import SOFTWARE, new_uid
 SERIES_NUMBER = 300
 MAX_TEXT = 64
 """Characters that LO and one group of PN hold."""
+
+MIN_PIXELS = 8
+"""highdicom 0.28.2 packs smaller frames wrongly (it pads each to a byte)."""
 
 FORBIDDEN = ("\\", "=", "\r", "\n")
 UTF8 = "ISO_IR 192"
@@ -84,12 +87,14 @@ def write_seg(
         series_uid: of the new object's series; a fresh one when None.
 
     Raises:
-        InvalidMask: an empty mask; record "nothing found" instead.
+        InvalidMask: an empty mask; record "nothing found" instead. Slices of fewer than eight pixels.
         GeometryMismatch: the mask lies on another grid.
     """
     if mask.is_empty:
         raise InvalidMask('an empty mask cannot become a SEG; record "nothing found" for the series instead')
     mask = match_slice_order(mask, source.geometry)
+    if mask.geometry.shape[1] * mask.geometry.shape[2] < MIN_PIXELS:
+        raise InvalidMask(f"a SEG needs at least {MIN_PIXELS} pixels a slice, got a grid of {mask.geometry.describe()}")
     segmentation = Segmentation(
         source_images=[_completed(header, source) for header in source.headers],
         pixel_array=_segment_numbers(mask),
@@ -127,14 +132,21 @@ def _completed(header: Dataset, source: SourceSeries) -> Dataset:
     image = header[:]
     for keyword in OPTIONAL_EMPTY:
         if keyword not in image:
-            setattr(image, keyword, "")
+            _replace(image, keyword, "")
     for keyword in NAMES:
-        setattr(image, keyword, "")
-    image.ImageOrientationPatient = source.headers[0].ImageOrientationPatient
-    image.SpacingBetweenSlices = format_number_as_ds(source.geometry.spacing_mm[0])
-    if not image.get("SliceThickness"):
-        image.SliceThickness = image.SpacingBetweenSlices
+        _replace(image, keyword, "")
+    spacing_mm = format_number_as_ds(source.geometry.spacing_mm[0])
+    _replace(image, "ImageOrientationPatient", list(source.headers[0].ImageOrientationPatient))
+    _replace(image, "SpacingBetweenSlices", spacing_mm)
+    _replace(image, "SliceThickness", image.get("SliceThickness") or spacing_mm)
     return image
+
+
+def _replace(image: Dataset, keyword: str, value: Any) -> None:
+    """Give a copied data set its own element: assigning to an existing one would change the original's."""
+    if keyword in image:
+        delattr(image, keyword)
+    setattr(image, keyword, value)
 
 
 def _description(number: int, label: Label, origin: SegOrigin) -> SegmentDescription:
