@@ -1,0 +1,153 @@
+"""A job is done by one worker, or again by another when the first falls silent."""
+
+import pytest
+from ledger_support import TASK, Clock
+
+from lib.core.errors import Conflict, InvalidInput, NotFound
+from lib.ledger.ledger import Ledger
+
+
+def add(ledger: Ledger, key: str = "1.1", kind: str = "draft", **more: int) -> int:
+    return ledger.jobs.add(kind, TASK, {"series_uid": key}, key, **more)
+
+
+def test_an_open_job_of_the_same_key_is_not_added_twice(ledger: Ledger) -> None:
+    first = add(ledger)
+    assert add(ledger) == first
+    ledger.jobs.take(["draft"], "w1", 60)
+    assert add(ledger) == first
+    ledger.jobs.finish(first, "w1")
+    assert add(ledger) > first
+    assert ledger.jobs.counts() == {"queued": 1, "running": 0, "done": 1, "failed": 0, "cancelled": 0}
+
+
+def test_kind_and_task_are_part_of_the_key(ledger: Ledger) -> None:
+    ids = {add(ledger), add(ledger, kind="check"), ledger.jobs.add("draft", "other", {}, "1.1")}
+    assert len(ids) == 3
+
+
+def test_many_jobs_are_added_at_once_without_those_that_are_open(ledger: Ledger) -> None:
+    add(ledger, "7")
+    payloads = [({"series_uid": str(n)}, str(n)) for n in range(1203)]
+    assert ledger.jobs.add_many("draft", TASK, payloads) == 1202
+    assert ledger.jobs.add_many("draft", TASK, payloads) == 0
+    assert ledger.jobs.add_many("draft", TASK, []) == 0
+    assert ledger.jobs.counts()["queued"] == 1203
+
+
+def test_jobs_are_taken_in_order_by_preferred_kind(ledger: Ledger) -> None:
+    first, second = add(ledger, "1"), add(ledger, "2")
+    urgent = add(ledger, "3", kind="check")
+    taken = [ledger.jobs.take(["check", "draft"], "w1", 60) for _ in range(4)]
+    assert [job.id if job else None for job in taken] == [urgent, first, second, None]
+    assert ledger.jobs.take([], "w1", 60) is None
+
+
+def test_a_taken_job_tells_all_about_itself(ledger: Ledger, clock: Clock) -> None:
+    made = add(ledger)
+    created = clock.now
+    clock.turn(3)
+    job = ledger.jobs.take(["draft"], "w1", 60)
+    assert (job.id, job.kind, job.task, job.payload, job.key) == (made, "draft", TASK, {"series_uid": "1.1"}, "1.1")
+    assert (job.state, job.worker, job.attempts, job.max_attempts) == ("running", "w1", 1, 3)
+    assert (job.created_at, job.started_at, job.heartbeat_at) == (created, clock.now, clock.now)
+    assert ledger.jobs.get(made) == job
+
+
+def test_a_beating_worker_keeps_its_job_and_tells_how_far_it_is(ledger: Ledger, clock: Clock) -> None:
+    made = add(ledger)
+    ledger.jobs.take(["draft"], "w1", 60)
+    for share in (0.25, 0.5, 7.0):
+        clock.turn(50)
+        assert ledger.jobs.beat(made, "w1", share, f"at {share}")
+        assert ledger.jobs.take(["draft"], "w2", 60) is None
+    job = ledger.jobs.get(made)
+    assert (job.progress, job.message, job.heartbeat_at) == (1.0, "at 7.0", clock.now)
+    assert ledger.jobs.beat(made, "w1")
+    assert ledger.jobs.get(made).message == "at 7.0"
+
+
+def test_a_silent_workers_job_is_taken_over_and_what_it_says_late_is_ignored(ledger: Ledger, clock: Clock) -> None:
+    made = add(ledger)
+    ledger.jobs.take(["draft"], "w1", 60)
+    clock.turn(59)
+    assert ledger.jobs.take(["draft"], "w2", 60) is None
+    clock.turn(1)
+    job = ledger.jobs.take(["draft"], "w2", 60)
+    assert (job.id, job.worker, job.attempts) == (made, "w2", 2)
+    assert not ledger.jobs.beat(made, "w1", 0.9)
+    assert not ledger.jobs.finish(made, "w1")
+    assert not ledger.jobs.fail(made, "w1", "late", retry=True)
+    assert ledger.jobs.finish(made, "w2", {"annotation": 5})
+    done = ledger.jobs.get(made)
+    assert (done.state, done.result, done.progress, done.finished_at) == ("done", {"annotation": 5}, 1.0, clock.now)
+
+
+def test_a_job_that_kills_its_workers_fails_after_its_last_attempt(ledger: Ledger, clock: Clock) -> None:
+    made = add(ledger, max_attempts=2)
+    for worker in ("w1", "w2"):
+        assert ledger.jobs.take(["draft"], worker, 60).id == made
+        clock.turn(61)
+    assert ledger.jobs.take(["draft"], "w3", 60) is None
+    job = ledger.jobs.get(made)
+    assert (job.state, job.error) == ("failed", "worker w2 fell silent in attempt 2, the last one")
+
+
+def test_a_failed_job_is_tried_again_after_growing_pauses(ledger: Ledger, clock: Clock) -> None:
+    made = add(ledger)
+    pauses = []
+    for _ in range(2):
+        assert ledger.jobs.take(["draft"], "w1", 60).id == made
+        assert ledger.jobs.fail(made, "w1", "archive away", retry=True)
+        job = ledger.jobs.get(made)
+        assert (job.state, job.error, job.worker) == ("queued", "archive away", None)
+        pauses.append((job.not_before - clock.now).total_seconds())
+        assert ledger.jobs.take(["draft"], "w1", 60) is None
+        clock.turn(pauses[-1])
+    assert pauses == [5, 10]
+    ledger.jobs.take(["draft"], "w1", 60)
+    assert ledger.jobs.fail(made, "w1", "archive away", retry=True)
+    assert ledger.jobs.get(made).state == "failed"
+
+
+def test_a_hopeless_job_fails_at_once(ledger: Ledger, clock: Clock) -> None:
+    made = add(ledger)
+    ledger.jobs.take(["draft"], "w1", 60)
+    assert ledger.jobs.fail(made, "w1", "no such task", retry=False)
+    job = ledger.jobs.get(made)
+    assert (job.state, job.error, job.finished_at) == ("failed", "no such task", clock.now)
+    assert not ledger.jobs.fail(made, "w1", "no such task", retry=False)
+
+
+def test_a_cancelled_job_stops_its_worker_and_is_not_taken(ledger: Ledger) -> None:
+    running, waiting = add(ledger, "1"), add(ledger, "2")
+    ledger.jobs.take(["draft"], "w1", 60)
+    ledger.jobs.cancel(running)
+    ledger.jobs.cancel(waiting)
+    assert not ledger.jobs.beat(running, "w1")
+    assert ledger.jobs.take(["draft"], "w1", 60) is None
+    with pytest.raises(Conflict, match="must be queued or running to be cancelled, got cancelled"):
+        ledger.jobs.cancel(running)
+    with pytest.raises(NotFound, match="no job 99"):
+        ledger.jobs.cancel(99)
+
+
+def test_jobs_are_listed_the_newest_first_and_filtered(ledger: Ledger) -> None:
+    first, second = add(ledger, "1"), add(ledger, "2", kind="check")
+    ledger.jobs.take(["check"], "w1", 60)
+    assert [job.id for job in ledger.jobs.list()] == [second, first]
+    assert [job.id for job in ledger.jobs.list(kind="draft")] == [first]
+    assert [job.id for job in ledger.jobs.list(state="running", task=TASK)] == [second]
+    assert len(ledger.jobs.list(limit=1)) == 1
+    with pytest.raises(InvalidInput, match="state must be one of"):
+        ledger.jobs.list(state="open")
+    with pytest.raises(NotFound, match="no job 99"):
+        ledger.jobs.get(99)
+
+
+def test_a_job_without_key_or_attempts_is_refused(ledger: Ledger) -> None:
+    for kind, key, attempts in (("", "k", 1), ("draft", "", 1), ("draft", "k", 0)):
+        with pytest.raises(InvalidInput, match="a job needs kind, key and at least 1 attempt"):
+            ledger.jobs.add(kind, TASK, {}, key, attempts)
+    with pytest.raises(InvalidInput, match="taken by a named worker"):
+        ledger.jobs.take(["draft"], "", 60)

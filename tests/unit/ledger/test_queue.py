@@ -1,0 +1,249 @@
+"""The first free case goes to one annotator, whatever else happens."""
+
+import math
+
+import pytest
+import sqlalchemy as sa
+from ledger_support import TASK, Clock, add_series, draft, free_series, human
+
+from lib.core.errors import Conflict, InvalidInput, NotFound
+from lib.ledger import queue
+from lib.ledger.database import Database
+from lib.ledger.ledger import Ledger
+from lib.ledger.rows import Candidate, QueueEntry
+
+UIDS = ("1.1", "1.2", "1.3")
+
+
+@pytest.fixture(autouse=True)
+def cases(ledger: Ledger) -> None:
+    add_series(ledger, *UIDS)
+    ledger.queue.rebuild(TASK, "random", [("1.2", 0.9, "first"), ("1.1", math.nan, "second"), ("1.3", 0.1, "third")])
+
+
+def take(ledger: Ledger, annotator: str, lease_s: float = 600) -> str | None:
+    lease = ledger.queue.take(TASK, "random", annotator, lease_s)
+    return lease.series_uid if lease else None
+
+
+def test_annotators_get_the_ranked_cases_one_each(ledger: Ledger) -> None:
+    assert [take(ledger, name) for name in ("anna", "ben", "cleo", "dora")] == ["1.2", "1.1", "1.3", None]
+
+
+def test_a_lease_tells_all_about_the_case(ledger: Ledger, clock: Clock) -> None:
+    lease = ledger.queue.take(TASK, "random", "anna", 600)
+    assert (lease.series_uid, lease.study_uid, lease.task, lease.annotator) == ("1.2", "study-1.2", TASK, "anna")
+    assert (lease.strategy, lease.score, lease.why) == ("random", 0.9, "first")
+    assert lease.acquired_at == clock.now
+    assert (lease.expires_at - clock.now).total_seconds() == 600
+    assert ledger.queue.holder("1.2", TASK) == lease
+    assert ledger.queue.take(TASK, "random", "ben", 600).score is None
+
+
+def test_who_asks_again_keeps_his_case_and_the_lease_is_renewed(ledger: Ledger, clock: Clock) -> None:
+    first = ledger.queue.take(TASK, "random", "anna", 600)
+    clock.turn(500)
+    again = ledger.queue.take(TASK, "random", "anna", 600)
+    assert (again.id, again.series_uid) == (first.id, "1.2")
+    assert (again.expires_at - first.expires_at).total_seconds() == 500
+
+
+def test_a_case_whose_lease_ran_out_goes_to_the_next(ledger: Ledger, clock: Clock) -> None:
+    assert take(ledger, "anna", 600) == "1.2"
+    clock.turn(599)
+    assert take(ledger, "ben") == "1.1"
+    clock.turn(1)
+    assert ledger.queue.holder("1.2", TASK) is None
+    assert take(ledger, "cleo") == "1.2"
+    assert take(ledger, "anna") == "1.3"
+
+
+def test_a_released_case_is_free_at_once(ledger: Ledger) -> None:
+    lease = ledger.queue.take(TASK, "random", "anna", 600)
+    assert ledger.queue.release(lease)
+    assert not ledger.queue.release(lease)
+    assert take(ledger, "ben") == "1.2"
+
+
+def test_a_skipped_case_goes_to_others_and_comes_back_later(ledger: Ledger, clock: Clock) -> None:
+    assert take(ledger, "anna") == "1.2"
+    ledger.queue.skip("1.2", TASK, "anna", 300)
+    assert take(ledger, "anna") == "1.1"
+    ledger.queue.skip("1.1", TASK, "anna", 300)
+    assert take(ledger, "ben") == "1.2"
+    clock.turn(300)
+    assert take(ledger, "anna") == "1.1"
+
+
+def test_skipping_does_not_touch_the_lease_of_another(ledger: Ledger) -> None:
+    take(ledger, "ben")
+    ledger.queue.skip("1.2", TASK, "anna", 300)
+    ledger.queue.skip("1.2", TASK, "anna", 300)
+    assert ledger.queue.holder("1.2", TASK).annotator == "ben"
+    with pytest.raises(NotFound):
+        ledger.queue.skip("9.9", TASK, "anna", 300)
+
+
+def test_who_skipped_all_gets_none(ledger: Ledger) -> None:
+    for uid in UIDS:
+        ledger.queue.skip(uid, TASK, "anna", 300)
+    assert take(ledger, "anna") is None
+
+
+def test_labelled_cases_are_not_offered(ledger: Ledger) -> None:
+    ledger.annotations.add_human(human("1.2"), accept=True)
+    ledger.annotations.add_human(human("1.1"), accept=False)
+    assert take(ledger, "anna") == "1.3"
+
+
+def test_a_draft_does_not_take_a_case_out(ledger: Ledger) -> None:
+    ledger.annotations.add_draft(draft("1.2"))
+    assert take(ledger, "anna") == "1.2"
+
+
+def test_a_case_asked_for_by_name_is_held_against_others(ledger: Ledger, clock: Clock) -> None:
+    lease = ledger.queue.lease("1.2", TASK, "anna", 600)
+    assert (lease.strategy, lease.score, lease.why) == ("", None, "")
+    with pytest.raises(Conflict, match="held by anna for phantom_ct until 2026-03-01 08:10:00 UTC"):
+        ledger.queue.lease("1.2", TASK, "ben", 600)
+    assert take(ledger, "ben") == "1.1"
+    clock.turn(10)
+    assert ledger.queue.lease("1.2", TASK, "anna", 600).id == lease.id
+    clock.turn(600)
+    assert ledger.queue.lease("1.2", TASK, "ben", 600).annotator == "ben"
+
+
+def test_a_labelled_case_may_be_opened_again_by_name(ledger: Ledger) -> None:
+    ledger.annotations.add_human(human("1.2"), accept=True)
+    assert ledger.queue.lease("1.2", TASK, "anna", 600).series_uid == "1.2"
+
+
+def test_only_ready_series_are_leased(ledger: Ledger) -> None:
+    add_series(ledger, "1.9", ready=False)
+    with pytest.raises(Conflict, match="must be ready to be leased, got new"):
+        ledger.queue.lease("1.9", TASK, "anna", 600)
+    with pytest.raises(NotFound):
+        ledger.queue.lease("9.9", TASK, "anna", 600)
+
+
+@pytest.mark.parametrize(("annotator", "lease_s"), [("", 60), ("anna", 0), ("anna", -1), ("anna", math.nan)])
+def test_a_lease_needs_a_name_and_a_time(ledger: Ledger, annotator: str, lease_s: float) -> None:
+    with pytest.raises(InvalidInput, match="a lease needs an annotator and a positive time"):
+        ledger.queue.take(TASK, "random", annotator, lease_s)
+
+
+def test_tasks_and_strategies_have_queues_of_their_own(ledger: Ledger) -> None:
+    ledger.queue.rebuild(TASK, "entropy", [("1.3", 2.0, ""), ("1.2", 1.0, "")])
+    ledger.queue.rebuild("other", "random", [("1.2", 1.0, "")])
+    assert ledger.queue.take(TASK, "entropy", "anna", 600).series_uid == "1.3"
+    assert free_series(ledger, "random") == ["1.2", "1.1"]
+    assert ledger.queue.take("other", "random", "ben", 600).series_uid == "1.2"
+    assert take(ledger, "cleo") == "1.2"
+    assert ledger.queue.take(TASK, "unknown", "dora", 600) is None
+    assert {lease.annotator for lease in ledger.queue.leases(TASK)} == {"anna", "cleo"}
+    assert len(ledger.queue.leases()) == 3
+
+
+def test_a_rebuild_replaces_the_order_and_knows_who_holds_what(ledger: Ledger, clock: Clock) -> None:
+    take(ledger, "anna")
+    ledger.annotations.add_human(human("1.1"), accept=True)
+    clock.turn(1)
+    assert ledger.queue.rebuild(TASK, "random", [("1.3", 3.0, "c"), ("1.2", 2.0, "b"), ("1.1", 1.0, "a")])
+    assert ledger.queue.head(TASK, "random") == [
+        QueueEntry(0, "1.3", 3.0, "c", True),
+        QueueEntry(1, "1.2", 2.0, "b", False),
+        QueueEntry(2, "1.1", 1.0, "a", False),
+    ]
+    assert ledger.queue.built_at(TASK, "random") == clock.now
+    assert ledger.queue.built_at(TASK, "unknown") is None
+
+
+def test_an_old_list_is_swept_away(ledger: Ledger, url: str) -> None:
+    ledger.queue.rebuild(TASK, "random", [("1.1", 1.0, "")])
+    ledger.queue.rebuild(TASK, "random", [])
+    database = Database(url)
+    with database.read() as connection:
+        assert connection.execute(sa.text("SELECT count(*) FROM queue_rows")).scalar() == 0
+        assert connection.execute(sa.text("SELECT count(*) FROM queues")).scalar() == 1
+    database.close()
+    assert take(ledger, "anna") is None
+
+
+def test_a_rebuild_in_many_parts_keeps_order_and_state(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queue, "CHUNK", 2)
+    take(ledger, "anna")
+    add_series(ledger, "1.4", "1.5")
+    order = ["1.5", "1.1", "1.2", "1.4", "1.3"]
+    assert ledger.queue.rebuild(TASK, "random", [(uid, 0.0, "") for uid in order])
+    assert [entry.series_uid for entry in ledger.queue.head(TASK, "random")] == order
+    assert free_series(ledger) == ["1.5", "1.1", "1.4", "1.3"]
+    assert [entry.rank for entry in ledger.queue.head(TASK, "random", limit=3)] == [0, 1, 2]
+
+
+def test_a_rebuild_that_dies_halfway_leaves_the_old_queue_in_force(ledger: Ledger) -> None:
+    with pytest.raises(Conflict, match="rules forbid"):
+        ledger.queue.rebuild(TASK, "random", [("1.1", 1.0, ""), ("9.9", 0.5, "")])
+    assert [entry.series_uid for entry in ledger.queue.head(TASK, "random")] == ["1.2", "1.1", "1.3"]
+
+
+def test_a_slow_rebuild_does_not_replace_a_newer_one(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill = queue._fill
+
+    def overtaken(*arguments: object) -> bool:
+        monkeypatch.setattr(queue, "_fill", fill)
+        assert ledger.queue.rebuild(TASK, "random", [("1.3", 1.0, "newer")])
+        return fill(*arguments)  # type: ignore[arg-type]
+
+    order = [("1.1", 1.0, "older"), ("1.2", 0.5, "older")]
+    if ledger._database.is_sqlite:  # there a second writer would wait for the first one for ever
+        with ledger._database.write() as connection:
+            older = queue.insert_id(
+                connection,
+                queue.G,
+                {"task": TASK, "strategy": "random", "is_active": False, "built_at": ledger._clock()},
+            )
+        assert ledger.queue.rebuild(TASK, "random", [("1.3", 1.0, "newer")])
+        with ledger._database.write() as connection:
+            assert not queue._fill(connection, older, TASK, 0, order)
+            assert not queue._switch(connection, older, TASK, "random")
+    else:
+        monkeypatch.setattr(queue, "_fill", overtaken)
+        assert not ledger.queue.rebuild(TASK, "random", order)
+    assert [entry.why for entry in ledger.queue.head(TASK, "random")] == ["newer"]
+
+
+def test_a_queue_that_says_free_by_mistake_is_corrected_not_believed(ledger: Ledger, url: str) -> None:
+    ledger.annotations.add_human(human("1.2"), accept=True)
+    database = Database(url)
+    with database.write() as connection:
+        connection.execute(sa.update(queue.Q).values(is_free=True))
+    database.close()
+    assert take(ledger, "anna") == "1.1"
+    assert free_series(ledger) == ["1.3"]
+
+
+def test_candidates_are_ready_and_unlabelled_with_the_scores_of_our_draft(ledger: Ledger) -> None:
+    add_series(ledger, "1.4", split="calibration")
+    add_series(ledger, "1.5", ready=False)
+    ledger.annotations.add_draft(draft("1.1", 1), scores={"liver": 0.5})
+    ledger.annotations.add_draft(draft("1.1", 2), scores={"liver": 0.25, "spleen": 0.75})
+    ledger.annotations.add_human(human("1.2"), accept=True)
+    ledger.annotations.add_draft(draft("1.3", 2), scores={"liver": math.nan})
+    first, second, third = ledger.queue.candidates(TASK)
+    assert first == Candidate("1.1", "pool", {"liver": 0.25, "spleen": 0.75}, 2)
+    assert (second.series_uid, second.model_version) == ("1.3", 2)
+    assert math.isnan(second.scores["liver"])
+    assert third == Candidate("1.4", "calibration", {}, None)
+
+
+def test_the_next_case_is_found_through_an_index(ledger: Ledger) -> None:
+    if not ledger._database.is_sqlite:
+        pytest.skip("PostgreSQL plans by statistics; see the benchmark")
+    with ledger._database.read() as connection:
+        plan = connection.exec_driver_sql(
+            "EXPLAIN QUERY PLAN SELECT q.series_uid FROM queue_rows q JOIN series s ON s.series_uid = q.series_uid "
+            "WHERE q.queue_id = 1 AND q.is_free = 1 ORDER BY q.rank LIMIT 1"
+        ).all()
+    text = " / ".join(str(step[-1]) for step in plan)
+    assert "ix_queue_rows_next (queue_id=? AND is_free=?)" in text
+    assert "TEMP B-TREE" not in text
