@@ -24,7 +24,7 @@ from lib.server import describe
 from lib.server.context import server_settings
 from lib.server.datastore import LedgerDatastore
 from lib.server.errors import NotAllowed, status_of
-from lib.server.images import series_uid
+from lib.server.images import UID
 from lib.server.tasks import DraftAll, NextCase, RankQueue, Retraining, Segmentation
 from lib.settings import Settings
 from lib.taskfile import load_task
@@ -118,7 +118,11 @@ class TransUNetApp(MONAILabelApp):
         task = self._infers.get(str(request.get("model")))
         if task is None:
             raise InvalidInput(f"models are {', '.join(self._infers)}, got {request.get('model')!r}")
-        series_uid(str(request.get("image", "")))
+        image = str(request.get("image", ""))
+        if not UID.fullmatch(image):
+            raise InvalidInput(
+                f"image must be a SeriesInstanceUID; uploads need transunet-label serve, got {image[:100]!r}"
+            )
         path, params = task(request)
         return {"label": path, "tag": "original", "file": path, "params": params}
 
@@ -154,4 +158,5 @@ class TransUNetApp(MONAILabelApp):
 def _settings(studies: str, conf: Mapping[str, str]) -> Settings:
     """Ours from the environment, the archive from `--studies`, options with a dot in their name from `--conf`."""
     pairs = [(name, value) for name, value in conf.items() if "." in name]
-    return server_settings({**os.environ, "MONAI_LABEL_STUDIES": studies}, pairs)
+    archive = {"TRANSUNET_ARCHIVE__URL": studies} if studies.startswith(("http://", "https://")) else {}
+    return server_settings({**os.environ, **archive}, pairs)

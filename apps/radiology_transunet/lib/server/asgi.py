@@ -29,18 +29,19 @@ logger = logging.getLogger(__name__)
 TITLE = "radiology_transunet"
 
 
-def build_app(settings: Settings) -> ASGIApp:
-    """The application for these settings; nothing is opened before it starts."""
+def build_app(settings: Settings) -> FastAPI:
+    """Routes and error replies for these settings; nothing is opened before it starts."""
     app = FastAPI(title=TITLE, lifespan=_lifespan(settings), docs_url=None, redoc_url=None, redirect_slashes=False)
     errors.install(app)
     for router in ROUTERS:
         app.include_router(router)
-    return Security(app, settings.server)
+    return app
 
 
 def create_app() -> ASGIApp:
-    """The application for the settings of the environment."""
-    return build_app(server_settings())
+    """The application for the settings of the environment, behind its guard."""
+    settings = server_settings()
+    return Security(build_app(settings), settings.server)
 
 
 def _lifespan(settings: Settings) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:

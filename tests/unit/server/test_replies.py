@@ -1,0 +1,102 @@
+import io
+import json
+from datetime import UTC, datetime
+from email.message import Message
+
+import numpy as np
+import pytest
+
+from lib.core.geometry import Geometry
+from lib.core.labels import Code, Label, LabelSchema
+from lib.core.values import Mask, Prediction
+from lib.ledger.rows import JobRow
+from lib.server import replies
+
+CODE = Code("10200004", "Liver")
+SCHEMA = LabelSchema((Label("liver", 2, (1, 2, 3), CODE), Label("spleen", 5, (1, 2, 3), CODE)))
+GRID = Geometry.from_spacing((2, 3, 4), (1.0, 1.0, 1.0))
+
+
+def prediction() -> Prediction:
+    array = np.zeros(GRID.shape, dtype=np.uint8)
+    array[1, 2, 1:4] = 5
+    return Prediction(
+        mask=Mask(array, GRID, SCHEMA),
+        entropy=np.zeros(GRID.shape, dtype=np.float16),
+        scores={"liver": float("nan"), "spleen": 0.5},
+        embedding=np.zeros(2, dtype=np.float32),
+        latencies_s={"preprocess": 0.25, "network": 1.0, "restore": 0.5, "scores": 0.125},
+    )
+
+
+def test_only_labels_that_occur_are_named() -> None:
+    params = replies.infer_params(prediction(), 3, 0.125)
+    assert params["label_names"] == {"spleen": 5}
+    assert params["voxels"] == {"liver": 0, "spleen": 3}
+    assert params["model_version"] == 3
+
+
+def test_latencies_have_the_names_that_viewers_show_and_their_sum() -> None:
+    latencies = replies.infer_params(prediction(), 3, 0.125)["latencies"]
+    assert latencies == {"pre": 0.25, "infer": 1.0, "invert": 0.5, "post": 0.125, "write": 0.125, "total": 2.0}
+
+
+def test_the_centre_of_a_label_is_given_as_column_row_slice() -> None:
+    assert replies.infer_params(prediction(), 3, 0.0)["centroids"] == {"spleen": ["2", "2", "1"]}
+
+
+def test_a_score_that_nobody_knows_is_null() -> None:
+    params = replies.infer_params(prediction(), 3, 0.0)
+    assert json.loads(json.dumps(params, allow_nan=False))["scores"] == {"liver": None, "spleen": 0.5}
+
+
+@pytest.mark.filterwarnings("ignore:'cgi' is deprecated:DeprecationWarning")
+def test_monai_labels_client_reads_the_form() -> None:
+    from monailabel.client.client import MONAILabelUtils
+
+    content = bytes(range(256)) * 3 + b"\r\n--x\r\n"
+    response = replies.multipart({"a": 1}, content, "x.nii.gz")
+    headers = Message()
+    headers["Content-Type"] = response.headers["content-type"]
+    headers["Content-Length"] = response.headers["content-length"]
+    form, files = MONAILabelUtils.parse_multipart(io.BytesIO(bytes(response.body)), headers)
+    assert json.loads(form["params"]) == {"a": 1}
+    assert files == {"x.nii.gz": content}
+
+
+def job(**changes: object) -> JobRow:
+    moment = datetime(2026, 11, 20, 9, 0, tzinfo=UTC)
+    values: dict[str, object] = {
+        "id": 4,
+        "kind": "retrain",
+        "task": "t",
+        "payload": {"params": {}},
+        "key": "retrain:t",
+        "state": "running",
+        "attempts": 1,
+        "max_attempts": 3,
+        "worker": "w",
+        "progress": 0.5,
+        "message": "step 5 of 10",
+        "error": "",
+        "created_at": moment,
+        "not_before": moment,
+        "started_at": moment,
+        "heartbeat_at": moment,
+        "finished_at": None,
+        "result": None,
+    }
+    return JobRow(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def test_a_job_looks_like_a_task_of_monai_label() -> None:
+    shown = replies.job(job())
+    assert (shown["id"], shown["status"], shown["end_ts"]) == ("4", "RUNNING", None)
+    assert shown["request"]["model"] == "t"
+    assert shown["details"] == ["step 5 of 10"]
+
+
+def test_a_job_without_words_still_has_a_detail_to_show() -> None:
+    assert replies.job(job(state="queued", message="", error=""))["details"] == ["queued"]
+    assert replies.job(job(state="cancelled"))["status"] == "STOPPED"
+    assert replies.job(job(state="failed", error="no memory"))["details"][-1] == "no memory"
