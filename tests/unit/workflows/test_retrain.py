@@ -74,7 +74,7 @@ def test_the_mean_is_over_common_labels_and_a_label_empty_in_both_has_no_figure(
 def test_a_worse_challenger_is_recorded_with_the_reason_and_the_champion_stays(
     services: Services, cohort: dict[str, list[int]]
 ) -> None:
-    run(services, take(services, steps=60, seed=1))
+    run(services, take(services, steps=30, seed=1))
     good = services.registry.champion(services.task().name)
     assert good is not None
     assert good.metrics["mean_dice"] > 0.5
@@ -93,7 +93,7 @@ def test_a_worse_challenger_is_recorded_with_the_reason_and_the_champion_stays(
 def test_a_further_training_starts_from_the_champion_and_is_measured_against_it(
     services: Services, cohort: dict[str, list[int]]
 ) -> None:
-    first = run(services, take(services, steps=60))
+    first = run(services, take(services, steps=30))
     services.ledger.jobs.finish(1, "worker")
     second = run(services, take(services))
     assert second.start == 1
