@@ -22,9 +22,7 @@ from lib.networks.config import Architecture, NetworkConfig
 
 STANDARDISE_EPS = 1e-5
 NORM_EPS = 1e-6
-POSITION_STD = 0.5
-"""Deviation of a new position embedding. ViT's 0.02 suits pretraining: beside features of unit variance a network that
-starts from it takes some hundred steps to tell left from right and front from back."""
+POSITION_STD = 0.02
 
 
 def standardise(weight: Tensor) -> Tensor:
