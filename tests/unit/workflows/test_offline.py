@@ -256,9 +256,7 @@ def test_the_commands_work_one_after_the_other(data: Path, monkeypatch: pytest.M
 
 def test_a_task_without_champion_says_how_to_get_a_model(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRANSUNET_VAR", str(data / "var"))
-    monkeypatch.setattr(
-        "lib.registry.registry.Registry.champion", lambda _, task: None
-    )  # a real one takes 10 s to open
+    monkeypatch.setattr("lib.registry.registry.Registry.champion", lambda _, task: None)
     command = ["predict", str(data / "images" / "case0.nii.gz"), str(data / "m.nii"), "--task", str(task_file(data))]
     result = CliRunner().invoke(build_app(), command)
     assert "no model serves task boxes" in str(result.exception)
