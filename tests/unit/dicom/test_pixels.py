@@ -77,6 +77,14 @@ def test_damaged_compressed_data_is_named_with_its_syntax(ct, tmp_path) -> None:
         slice_values(coded)
 
 
+@pytest.mark.parametrize("syntax", SYNTAXES, ids=lambda uid: uid.keyword)
+def test_a_stream_of_another_size_is_refused_and_ends_no_process(ct, tmp_path, syntax) -> None:
+    coded = recode(ct(shape=(1, 32, 24))[0], syntax, tmp_path)
+    coded.Rows, coded.Columns = 57, 3
+    with pytest.raises(UnreadablePixels, match="cannot be decoded"):
+        slice_values(coded)
+
+
 def test_frames_of_bits_may_start_inside_a_byte(ct) -> None:
     dataset = ct(shape=(1, 3, 5))[0]
     expected = np.random.default_rng(0).integers(0, 2, (4, 3, 5)).astype(np.uint8)
