@@ -3,9 +3,12 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +35,7 @@ SCHEMA = LabelSchema((Label("liver", 1, (200, 60, 60), Code("10200004", "Liver")
 
 def make_series(slices: int = 4) -> list[Dataset]:
     identity = SeriesIdentity(
-        "ARCHIVE-1", "Archive^One", new_uid(), new_uid(), new_uid(), "thin", date="20260101", institution="House"
+        "ARCHIVE-1", "Arçhive^One", new_uid(), new_uid(), new_uid(), "dünn", date="20260101", institution="House"
     )
     array = np.random.default_rng(3).integers(-1000, 1000, (slices, 8, 6)).astype(np.float32)
     volume = Volume(array, Geometry.from_spacing((slices, 8, 6), (2.0, 1.0, 1.5)), "CT")
@@ -69,7 +72,7 @@ def test_a_stored_series_comes_back_with_header_and_voxels(archive) -> None:
 
     header = archive.header(uid)
     assert (header.study_uid, header.series_uid) == (datasets[0].StudyInstanceUID, uid)
-    assert (header.modality, header.description, header.patient_id) == ("CT", "thin", "ARCHIVE-1")
+    assert (header.modality, header.description, header.patient_id) == ("CT", "dünn", "ARCHIVE-1")
     assert (header.instances, header.institution, header.date) == (4, "House", "20260101")
     assert header.manufacturer == "radiology_transunet"
     assert header in archive.series()
@@ -189,6 +192,21 @@ def test_an_address_without_dicomweb_is_told_apart(orthanc, archive) -> None:
     config = ArchiveConfig(f"{orthanc.url}/other", orthanc.username, orthanc.password, 5)
     with pytest.raises(ArchiveUnavailable, match="is Orthanc's plug-in loaded"):
         Archive(config).check()
+
+
+def test_something_else_that_answers_is_told_apart(tmp_path) -> None:
+    handler = partial(SimpleHTTPRequestHandler, directory=tmp_path)
+    (tmp_path / "system").write_text("<html>hello</html>")
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        archive = Archive(ArchiveConfig(f"http://127.0.0.1:{server.server_port}/dicom-web", "", "", 5))
+        with pytest.raises(ArchiveUnavailable, match="/system is no Orthanc"):
+            archive.check()
+        with pytest.raises(NotFound, match="HTTP 404"):
+            archive.changes(0)
+        server.shutdown()
+        thread.join()
 
 
 def test_an_archive_that_is_away_is_unavailable_and_recovers(tmp_path) -> None:

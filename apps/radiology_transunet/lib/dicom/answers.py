@@ -87,6 +87,22 @@ class SeriesHeader:
             date=text_of(found, "SeriesDate") or text_of(found, "StudyDate"),
         )
 
+    @classmethod
+    def from_orthanc(cls, series: dict[str, Any], study: dict[str, Any]) -> "SeriesHeader":
+        """The header in Orthanc's own description of a series and of its study."""
+        own, above, patient = series["MainDicomTags"], study["MainDicomTags"], study["PatientMainDicomTags"]
+        return cls(
+            study_uid=above["StudyInstanceUID"],
+            series_uid=own["SeriesInstanceUID"],
+            modality=own.get("Modality", ""),
+            description=own.get("SeriesDescription", ""),
+            patient_id=patient.get("PatientID", ""),
+            instances=len(series["Instances"]),
+            institution=above.get("InstitutionName", ""),
+            manufacturer=own.get("Manufacturer", ""),
+            date=own.get("SeriesDate", "") or above.get("StudyDate", ""),
+        )
+
 
 def text_of(dataset: Dataset, keyword: str) -> str:
     """Value of an attribute as text, "" when it is missing or empty."""

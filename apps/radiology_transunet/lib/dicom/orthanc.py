@@ -58,7 +58,7 @@ class Archive:
 
     def check(self) -> ArchiveInfo:
         """Version and database of the archive; also proves that account and DICOMweb plug-in work."""
-        system = self._rest("GET", "/system").json()
+        system = self._json("GET", "/system")
         try:
             with self._translated(self.url):
                 self._web.search_for_studies(limit=1)
@@ -68,7 +68,7 @@ class Archive:
 
     def changes(self, since: int, limit: int = 200) -> ChangePage:
         """Events after number `since`, at most `limit`, with the UIDs of changed series."""
-        page = self._rest("GET", "/changes", params={"since": since, "limit": limit}).json()
+        page = self._json("GET", "/changes", params={"since": since, "limit": limit})
         wanted = {change["ID"] for change in page["Changes"] if change["ResourceType"] == "Series"}
         uids = {orthanc_id: self._series_uid(orthanc_id) for orthanc_id in sorted(wanted)}
         changes = tuple(
@@ -78,9 +78,14 @@ class Archive:
         return ChangePage(changes, int(page["Last"]), bool(page["Done"]))
 
     def series(self) -> list[SeriesHeader]:
-        """Headers of all series, in one request."""
-        with self._translated(self.url):
-            return [SeriesHeader.from_qido(item) for item in self._web.search_for_series(fields=list(QIDO_FIELDS))]
+        """Headers of all series, in two requests to Orthanc's index (QIDO-RS takes 15 times as long)."""
+        series = self._json("GET", "/series", params={"expand": ""})
+        studies = {study["ID"]: study for study in self._json("GET", "/studies", params={"expand": ""})}
+        return [
+            SeriesHeader.from_orthanc(item, studies[item["ParentStudy"]])
+            for item in series
+            if item["ParentStudy"] in studies  # else it was removed between both requests
+        ]
 
     def header(self, series_uid: str) -> SeriesHeader:
         """Header of one series.
@@ -162,15 +167,20 @@ class Archive:
     def _series_uid(self, orthanc_id: str) -> str | None:
         """SeriesInstanceUID of one of Orthanc's ids, None when it has gone."""
         try:
-            found = self._rest("GET", f"/series/{orthanc_id}").json()
+            found = self._json("GET", f"/series/{orthanc_id}")
         except NotFound:
             return None
         return str(found["MainDicomTags"]["SeriesInstanceUID"])
 
     def _lookup(self, uid: str, level: str) -> list[str]:
         """Orthanc's ids of the resources of a level that carry a UID."""
-        found = self._rest("POST", "/tools/lookup", data=uid.encode()).json()
+        found = self._json("POST", "/tools/lookup", data=uid.encode())
         return [str(item["ID"]) for item in found if item["Type"] == level]
+
+    def _json(self, method: str, path: str, **kwargs: Any) -> Any:
+        response = self._rest(method, path, **kwargs)
+        with self._translated(self._config.rest_url + path):
+            return response.json()
 
     def _rest(self, method: str, path: str, **kwargs: Any) -> requests.Response:
         url = self._config.rest_url + path
@@ -207,6 +217,8 @@ class Archive:
             yield
         except requests.HTTPError as error:
             raise self._http_error(error, url, what) from error
+        except requests.JSONDecodeError as error:
+            raise ArchiveUnavailable(f"{url} is no Orthanc: it does not answer in JSON") from error
         except requests.RequestException as error:
             raise ArchiveUnavailable(f"the archive {url} does not answer: {_reason(error)}") from error
         except InvalidDicomError as error:
