@@ -378,6 +378,10 @@ def _shift(seg, series) -> None:
     frame.PlanePositionSequence[0].ImagePositionPatient = [x, y + 0.02, z]
 
 
+def _blank_position(seg, series) -> None:
+    seg.PerFrameFunctionalGroupsSequence[0].PlanePositionSequence[0].ImagePositionPatient = None
+
+
 def _flip(seg, series) -> None:
     seg.SharedFunctionalGroupsSequence[0].PlaneOrientationSequence[0].ImageOrientationPatient = [-1, 0, 0, 0, 1, 0]
 
@@ -400,6 +404,7 @@ def _stretch(seg, series) -> None:
         (lambda seg, series: setattr(seg.ReferencedSeriesSequence[0], "SeriesInstanceUID", "1.2"), "refer to series"),
         (lambda seg, series: delattr(seg, "SharedFunctionalGroupsSequence"), "has no PlaneOrientationSequence"),
         (lambda seg, series: delattr(seg, "SegmentSequence"), "needs a SegmentSequence"),
+        (_blank_position, "the SEG is malformed: TypeError"),
         (lambda seg, series: delattr(seg, "PixelData"), "has no pixel data"),
         (lambda seg, series: setattr(seg, "PixelData", seg.PixelData[:40]), "cannot be decoded"),
         (lambda seg, series: setattr(seg, "SOPClassUID", "1.2.840.10008.5.1.4.1.1.2"), "got CT Image Storage"),

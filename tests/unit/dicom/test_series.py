@@ -161,6 +161,7 @@ def _skew(dataset) -> None:
         (lambda d: delattr(d, "ImagePositionPatient"), "lacks ImagePositionPatient"),
         (lambda d: setattr(d, "FrameOfReferenceUID", ""), "lacks FrameOfReferenceUID"),
         (lambda d: setattr(d, "ImagePositionPatient", [1, 2]), "must be 3 numbers, got"),
+        (lambda d: setattr(d, "RescaleSlope", [1, 2]), "a header of the series is malformed: TypeError"),
     ],
 )
 def test_mixed_series_are_refused_with_the_reason(ct, change, reason) -> None:

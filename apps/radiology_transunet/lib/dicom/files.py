@@ -1,11 +1,16 @@
 """Data sets as DICOM files."""
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from pydicom import Dataset, dcmread, dcmwrite
 from pydicom.errors import InvalidDicomError
 
-from lib.core.errors import InvalidInput
+from lib.core.errors import InvalidInput, LabelError
+
+MALFORMED = (AttributeError, LookupError, OverflowError, TypeError, ValueError)
+"""What pydicom and arithmetic raise on headers that lack a value or hold nonsense."""
 
 __all__ = ["Dataset", "decode", "encode"]  # the type, too: pydicom is imported in this room alone
 
@@ -34,3 +39,14 @@ def decode(content: bytes) -> Dataset:
         return dcmread(io.BytesIO(content))
     except (InvalidDicomError, AttributeError, EOFError, KeyError, TypeError, ValueError) as error:
         raise InvalidInput(f"a DICOM file is needed, got {len(content)} bytes: {error}") from error
+
+
+@contextmanager
+def malformed_as(error: type[InvalidInput], what: str) -> Iterator[None]:
+    """Turn what a malformed header raises into one of our errors."""
+    try:
+        yield
+    except LabelError:
+        raise
+    except MALFORMED as reason:
+        raise error(f"{what} is malformed: {type(reason).__name__}: {reason}") from reason

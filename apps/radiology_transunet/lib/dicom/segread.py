@@ -16,6 +16,7 @@ from lib.core.geometry import GEOMETRY_TOLERANCE_MM, FloatArray
 from lib.core.labels import BACKGROUND, Label, LabelSchema
 from lib.core.values import Mask
 from lib.dicom.answers import text_of
+from lib.dicom.files import malformed_as
 from lib.dicom.pixels import frames
 from lib.dicom.segheader import functional_group, is_labelmap, require_seg, source_image
 from lib.dicom.series import SourceSeries
@@ -44,17 +45,21 @@ def read_seg(dataset: Dataset, source: SourceSeries, schema: LabelSchema) -> Mas
             names, overlapping segments, pixel data that cannot be decoded.
     """
     require_seg(dataset)
-    _require_source(dataset, source)
-    placement = _Placement(source)
-    canvas = _Canvas(source, _labels_by_number(dataset, schema), schema)
-    try:
-        for index, values in enumerate(frames(dataset)):
-            position = placement.slice_of(dataset, index)
-            for number, region, weight in _regions(dataset, index, values):
-                canvas.paint(position, number, region, weight)
-    except UnreadablePixels as error:
-        raise InvalidSegmentation(f"the SEG cannot be read: {error}") from error
-    return canvas.mask()
+    with malformed_as(InvalidSegmentation, "the SEG"):
+        _require_source(dataset, source)
+        canvas = _Canvas(source, _labels_by_number(dataset, schema), schema)
+        try:
+            _paint(dataset, canvas, _Placement(source))
+        except UnreadablePixels as error:
+            raise InvalidSegmentation(f"the SEG cannot be read: {error}") from error
+        return canvas.mask()
+
+
+def _paint(dataset: Dataset, canvas: "_Canvas", placement: "_Placement") -> None:
+    for index, values in enumerate(frames(dataset)):
+        position = placement.slice_of(dataset, index)
+        for number, region, weight in _regions(dataset, index, values):
+            canvas.paint(position, number, region, weight)
 
 
 @dataclass(frozen=True, slots=True)

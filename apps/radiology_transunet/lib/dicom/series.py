@@ -15,6 +15,7 @@ from pydicom import Dataset
 from lib.core.errors import InconsistentSeries
 from lib.core.geometry import FloatArray, Geometry
 from lib.core.values import Mask, Volume
+from lib.dicom.files import malformed_as
 from lib.dicom.pixels import name_of, require_grey, slice_values
 
 DIRECTION_TOLERANCE = 1e-4
@@ -86,6 +87,11 @@ def assemble(datasets: Sequence[Dataset]) -> SourceSeries:
     """
     if not datasets:
         raise InconsistentSeries("a volume needs at least one instance, got none")
+    with malformed_as(InconsistentSeries, "a header of the series"):
+        return _assemble(datasets)
+
+
+def _assemble(datasets: Sequence[Dataset]) -> SourceSeries:
     for dataset in datasets:
         _require_image(dataset)
     identity = {keyword: _the_only(datasets, keyword) for keyword in IDENTITY}
