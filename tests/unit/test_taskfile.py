@@ -58,7 +58,7 @@ def test_a_task_of_ones_own_is_read_from_its_path(write):
         ("    id: 2\n", "    id: 1\n", r"own id, got 1 twice"),
         ("    id: 2\n", "", r"brain.yaml:6: labels.1.id: Field required"),
         ("network: {size: tiny}", "network: {sise: tiny}", r"brain.yaml:10: unknown key 'network.sise'"),
-        ("network: {size: tiny}", "network: {size: huge}", r"brain.yaml:10: network: network.size must be one of .*'huge'"),
+        ("network: {size: tiny}", "network: {size: huge}", r"brain.yaml:10: network: network.size must .*'huge'"),
         ("network:", "networks:", r"brain.yaml:10: unknown key 'networks'"),
         ("modalities: [MR]", "modalities: []", "at least one DICOM modality"),
         ("name: brain_mr", "name: Brain MR", "lower-case letters"),
@@ -74,7 +74,7 @@ def test_a_wrong_task_file_is_refused_with_line_and_reason(write, old, new, mess
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones():
-    with pytest.raises(InvalidTask, match="tasks here: abdomen_ct, .*phantom_ct"):
+    with pytest.raises(InvalidTask, match=r"tasks here: abdomen_ct, .*phantom_ct"):
         load_task("liver_mr")
 
 

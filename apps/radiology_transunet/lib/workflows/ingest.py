@@ -121,6 +121,18 @@ def register_series(services: Services, header: SeriesHeader) -> bool:
     )
 
 
+def require_known(services: Services, series_uid: str) -> None:
+    """Make sure that a series has its row, also when somebody is faster than the change feed.
+
+    Raises:
+        NotFound: the archive does not hold it either.
+    """
+    try:
+        services.ledger.series.get(series_uid)
+    except NotFound:
+        take_in(services, services.archive.header(series_uid).series_uid)
+
+
 def patient_of(services: Services, patient_id: str, study_uid: str) -> str:
     """The pseudonym of a patient; a study without a patient id is a patient of its own."""
     try:

@@ -12,7 +12,7 @@ from lib.dicom.seg import SegSummary, read_seg, seg_summary
 from lib.dicom.series import SourceSeries
 from lib.ledger.rows import NewDraft
 from lib.taskfile import Task
-from lib.workflows.ingest import register_series
+from lib.workflows.ingest import require_known
 from lib.workflows.jobs import DRAFT, READ_SEG, draft_key, read_seg_key
 from lib.workflows.models import require_champion
 from lib.workflows.presegment import load_series
@@ -117,11 +117,10 @@ def _source(services: Services, summary: SegSummary) -> SourceSeries:
     if not uid:
         raise InvalidSegmentation("the SEG must refer to the series it segments (ReferencedSeriesSequence), got none")
     try:
-        header = services.archive.header(uid)
+        require_known(services, uid)
+        return load_series(services, uid)
     except NotFound as error:
         raise InvalidSegmentation(f"the SEG refers to series {uid}, which the archive does not hold") from error
-    register_series(services, header)
-    return load_series(services, uid)
 
 
 def _read_waiting_segs(services: Services, series_uid: str) -> None:

@@ -13,6 +13,7 @@ from lib.dicom.series import SourceSeries
 from lib.dicom.writer import new_uid
 from lib.ledger.rows import AnnotationRow, AnnotationStatus, NewHuman
 from lib.taskfile import Task
+from lib.workflows.ingest import require_known
 from lib.workflows.presegment import load_series, seg_file
 from lib.workflows.services import Services
 
@@ -53,6 +54,7 @@ def submit_mask(services: Services, task: Task, source: SourceSeries, mask: Mask
         GeometryMismatch: the mask lies on another grid; names both.
     """
     source.volume.geometry.require_same(mask.geometry, f"the label of series {source.series_uid}")
+    require_known(services, source.series_uid)
     found = provenance(services, task, source, mask, author)
     sop_uid, seg_series_uid = (None, None) if mask.is_empty else (new_uid(), new_uid())
     origin = SegOrigin(
