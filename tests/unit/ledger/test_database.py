@@ -166,3 +166,17 @@ def test_times_come_back_as_they_went_in_to_the_microsecond(ledger: Ledger, cloc
     row = ledger.series.get("1.1")
     assert row.created_at == clock.now
     assert str(row.created_at.tzinfo) == "UTC"
+
+
+def test_the_next_case_is_found_through_an_index_without_sorting(sqlite_template: Path) -> None:
+    """However long the queue: SQLite tells how it would look (PostgreSQL decides by statistics)."""
+    database = Database(f"sqlite:///{sqlite_template}")
+    with database.read() as connection:
+        plan = connection.exec_driver_sql(
+            "EXPLAIN QUERY PLAN SELECT q.series_uid FROM queue_rows q JOIN series s ON s.series_uid = q.series_uid "
+            "WHERE q.queue_id = 1 AND q.is_free = 1 ORDER BY q.rank LIMIT 1"
+        ).all()
+    database.close()
+    text = " / ".join(str(step[-1]) for step in plan)
+    assert "ix_queue_rows_next (queue_id=? AND is_free=?)" in text
+    assert "TEMP B-TREE" not in text

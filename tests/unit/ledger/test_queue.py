@@ -234,16 +234,3 @@ def test_candidates_are_ready_and_unlabelled_with_the_scores_of_our_draft(ledger
     assert (second.series_uid, second.model_version) == ("1.3", 2)
     assert math.isnan(second.scores["liver"])
     assert third == Candidate("1.4", "calibration", {}, None)
-
-
-def test_the_next_case_is_found_through_an_index(ledger: Ledger) -> None:
-    if not ledger._database.is_sqlite:
-        pytest.skip("PostgreSQL plans by statistics; see the benchmark")
-    with ledger._database.read() as connection:
-        plan = connection.exec_driver_sql(
-            "EXPLAIN QUERY PLAN SELECT q.series_uid FROM queue_rows q JOIN series s ON s.series_uid = q.series_uid "
-            "WHERE q.queue_id = 1 AND q.is_free = 1 ORDER BY q.rank LIMIT 1"
-        ).all()
-    text = " / ".join(str(step[-1]) for step in plan)
-    assert "ix_queue_rows_next (queue_id=? AND is_free=?)" in text
-    assert "TEMP B-TREE" not in text

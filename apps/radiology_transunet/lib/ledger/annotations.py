@@ -117,7 +117,7 @@ class Annotations(AnnotationReads):
             older = masks.supersede(connection, human.series_uid, human.task, over)
             annotation_id = self._insert(connection, human, status, "human", outbox)
             leasing.end(connection, self.clock(), "labelled", human.series_uid, human.task)
-            leasing.refresh(connection, human.series_uid)
+            leasing.refresh(connection, human.series_uid, human.task)
             details = {"series": human.series_uid, "task": human.task, "parent": human.parent_id}
             self._note_new(connection, annotation_id, f"annotation.{status}", details, older, human.author)
             return annotation_id
@@ -149,7 +149,7 @@ class Annotations(AnnotationReads):
         with self._write() as connection:
             found = _locked(connection, annotation_id, ("submitted", "accepted"), "rejected")
             self._review(connection, found, "rejected", reviewer, reason)
-            leasing.refresh(connection, found.series_uid)
+            leasing.refresh(connection, found.series_uid, found.task)
             details = {"reason": reason, "was": found.status}
             self._note(connection, "annotation.rejected", f"annotation {found.id}", details, reviewer)
 

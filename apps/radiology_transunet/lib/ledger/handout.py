@@ -67,7 +67,7 @@ class Handout(Book):
                 series_uid, score, why = picked
                 if leasing.is_free(connection, series_uid, task):
                     return self._acquire(connection, series_uid, task, annotator, lease_s, strategy, score, why)
-                leasing.refresh(connection, series_uid)  # somebody was faster; look again
+                leasing.refresh(connection, series_uid, task)  # somebody was faster; look again
 
     def release(self, lease: LeaseRow) -> bool:
         """Give a series back; whether the lease was still open."""
@@ -76,7 +76,7 @@ class Handout(Book):
             update = sa.update(L).where(L.c.id == lease.id, L.c.ended_at.is_(None))
             was_open = connection.execute(update.values(ended_at=self.clock(), ending="released")).rowcount == 1
             if was_open:
-                leasing.refresh(connection, lease.series_uid)
+                leasing.refresh(connection, lease.series_uid, lease.task)
                 self._note(connection, "lease.released", lease.series_uid, {"task": lease.task}, lease.annotator)
             return was_open
 
@@ -97,7 +97,7 @@ class Handout(Book):
                 mine = sa.and_(K.c.series_uid == series_uid, K.c.task == task, K.c.annotator == annotator)
                 connection.execute(sa.update(K).where(mine).values(until=until))
             leasing.end(connection, now, "skipped", series_uid, task, annotator)
-            leasing.refresh(connection, series_uid)
+            leasing.refresh(connection, series_uid, task)
             self._note(connection, "lease.skipped", series_uid, {"task": task}, annotator)
 
     def holder(self, series_uid: str, task: str) -> LeaseRow | None:
@@ -126,7 +126,7 @@ class Handout(Book):
                 lock_series(connection, S, series_uid)
                 update = sa.update(L).where(L.c.id == lease_id, over).values(ended_at=now, ending="expired")
                 if connection.execute(update).rowcount:
-                    leasing.refresh(connection, series_uid)
+                    leasing.refresh(connection, series_uid, task)
                     self._note(connection, "lease.expired", series_uid, {"task": task, "annotator": annotator})
 
     def _renew_own(self, connection: sa.Connection, task: str, annotator: str, lease_s: float) -> LeaseRow | None:
@@ -175,7 +175,7 @@ class Handout(Book):
             "expires_at": now + seconds(lease_s),
         }
         lease_id = insert_id(connection, L, values)
-        leasing.refresh(connection, series_uid)
+        leasing.refresh(connection, series_uid, task)
         details = {"task": task, "strategy": strategy, "until": values["expires_at"].isoformat()}
         self._note(connection, "lease.taken", series_uid, details, annotator)
         return LeaseRow(**connection.execute(LEASE.where(L.c.id == lease_id)).mappings().one())

@@ -44,11 +44,19 @@ def is_free(connection: sa.Connection, series_uid: str, task: str) -> bool:
     return bool(connection.execute(sa.select(free_case(series_uid, task))).scalar())
 
 
-def refresh(connection: sa.Connection, series_uid: str) -> None:
-    """Bring the copies of this series in all queues up to date."""
-    connection.execute(
-        sa.update(Q).where(Q.c.series_uid == series_uid).values(is_free=free_case(Q.c.series_uid, Q.c.task))
-    )
+def refresh(connection: sa.Connection, series_uid: str, task: str | None = None) -> None:
+    """Bring the copies of this series in the queues up to date, those of one task or of all.
+
+    The condition is asked with values, task by task: as part of one UPDATE, PostgreSQL without fresh
+    statistics would look at every series to change a single row.
+    """
+    listed = sa.select(Q.c.task).where(Q.c.series_uid == series_uid).distinct()
+    tasks = [task] if task is not None else list(connection.execute(listed).scalars())
+    for each in tasks:
+        free = is_free(connection, series_uid, each)
+        stale = ~Q.c.is_free if free else Q.c.is_free
+        here = sa.and_(Q.c.series_uid == series_uid, Q.c.task == each, stale)
+        connection.execute(sa.update(Q).where(here).values(is_free=free))
 
 
 def end(
