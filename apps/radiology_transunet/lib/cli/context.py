@@ -1,14 +1,16 @@
 """What every command needs: the settings with the options before the command laid on top."""
 
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
-
-import click
 
 from lib.core.errors import InvalidSettings
 
 if TYPE_CHECKING:
     from lib.settings import Settings
     from lib.workflows.services import Services
+
+CONF: ContextVar[tuple[str, ...]] = ContextVar("conf", default=())
+"""Every --conf of this command line; typer brings a click of its own, whose context others do not see."""
 
 
 def current_settings(overrides: dict[str, str] | None = None) -> "Settings":
@@ -33,9 +35,7 @@ def current_services() -> "Services":
 
 def conf_pairs() -> list[tuple[str, str]]:
     """Pairs (option, value) of every --conf of this command line."""
-    context = click.get_current_context(silent=True)
-    given: tuple[str, ...] = (context.find_root().obj or ()) if context else ()
-    return [_pair(text) for text in given]
+    return [_pair(text) for text in CONF.get()]
 
 
 def _pair(text: str) -> tuple[str, str]:

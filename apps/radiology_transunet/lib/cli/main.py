@@ -24,6 +24,7 @@ from lib.cli import (
     train,
     worker,
 )
+from lib.cli.context import CONF
 from lib.core.errors import LabelError
 
 HELP = "TransUNet annotation server for radiology: pre-segment, correct, retrain. Research use; not a medical device."
@@ -57,12 +58,11 @@ def build_app() -> typer.Typer:
 
 
 def _options(
-    context: typer.Context,
     conf: list[str] = typer.Option([], "--conf", metavar="KEY=VALUE", help="Set an option, e.g. archive.url=http://…"),
     verbose: bool = typer.Option(False, "--verbose", "-v", help="Log what happens in detail."),
 ) -> None:
     """Options before the command."""
-    context.obj = tuple(conf)
+    CONF.set(tuple(conf))
     level = logging.DEBUG if verbose else logging.INFO
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for chatty in CHATTY:

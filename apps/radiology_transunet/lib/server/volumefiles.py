@@ -128,7 +128,8 @@ def _read(path: Path) -> Any:
     try:
         image = sitk.ReadImage(str(path))
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1] if str(error).strip() else "unknown format"
+        lines = str(error).replace(str(path), "the file").strip().splitlines()
+        reason = lines[-1] if lines else "unknown format"
         raise InvalidVolume(f"the upload cannot be read as an image volume: {reason[:200]}") from error
     if image.GetDimension() != 3:
         raise InvalidVolume(f"an image volume has 3 axes, the upload has {image.GetDimension()}")
