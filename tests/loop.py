@@ -110,7 +110,7 @@ def register_random_model(services: Services, task: Task, folder: Path, seed: in
 def settle(services: Services) -> None:
     """Compare the archive with the ledger and do every job, as the worker would, until nothing is left."""
     runner = JobRunner(services, ChampionCache(services), "test")
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         found = reconcile(services)
         while runner.one_job() or deliver_outbox(services):
