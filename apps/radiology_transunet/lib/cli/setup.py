@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lib.cli.parts import OHIF_STAMP, OHIF_VERSION, Part, chromium_part, dicomweb_part, ohif_part, orthanc_part
-from lib.core.errors import LabelError
+from lib.core.errors import LabelError, LedgerUnavailable
 
 if TYPE_CHECKING:
     from lib.settings import Settings
@@ -68,7 +68,7 @@ def install_viewer(var: Path) -> Iterator[Part]:
     if shutil.which("npm") is None:
         yield ohif_part(var)
         return
-    print(f"setup: fetching the viewer {OHIF_PACKAGE}")
+    print(f"setup: fetching the viewer {OHIF_PACKAGE}", flush=True)
     var.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=var, prefix=".ohif-") as scratch:
         packed = subprocess.run(["npm", "pack", "--silent", OHIF_PACKAGE], cwd=scratch, check=False)
@@ -101,14 +101,20 @@ def unpack_viewer(tarball: Path, folder: Path, sha256: str = OHIF_SHA256) -> Non
 
 def prepare_databases(settings: "Settings") -> None:
     """Bring the ledger's schema up to date and make MLflow's database, which takes it some seconds."""
-    from lib.workflows.services import open_services
+    from lib.ledger.ledger import Ledger
 
-    services = open_services(settings)
-    services.ledger.upgrade()
+    settings.var.mkdir(parents=True, exist_ok=True)
+    ledger = Ledger(settings.ledger.resolved_url(settings.var))
+    try:
+        ledger.check()
+    except LedgerUnavailable:
+        ledger.upgrade()
     stamp = settings.var / REGISTRY_STAMP
     if not _registry_prepared(settings, stamp):
-        print("setup: preparing the model registry")
-        services.registry.prepare()
+        from lib.registry.registry import Registry
+
+        print("setup: preparing the model registry", flush=True)
+        Registry(settings.registry.located(settings.var)).prepare()
         stamp.write_text(f"{version('mlflow')}\n", encoding="utf-8")
 
 
