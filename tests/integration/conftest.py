@@ -29,3 +29,11 @@ def own_orthanc(tmp_path: Path) -> Iterator[OrthancProcess]:
     running = start_orthanc(tmp_path / "orthanc", free_port(), "tester", secrets.token_urlsafe(12))
     yield running
     running.kill()  # an orderly stop takes seconds
+
+
+@pytest.fixture(scope="module")
+def module_orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OrthancProcess]:
+    """A real, empty Orthanc for the tests of one module."""
+    running = start_orthanc(tmp_path_factory.mktemp("orthanc"), free_port(), "tester", secrets.token_urlsafe(12))
+    yield running
+    running.kill()

@@ -1,0 +1,147 @@
+"""A real browser opens a study in OHIF, loads the draft and sees its named segments; then stores it as a label."""
+
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, Request, expect, sync_playwright
+
+from lib.cli.orthanc_process import OrthancProcess, free_port, start_orthanc
+from lib.core.values import Mask
+from lib.demo.cohort import case_files, phantom_cohort
+from lib.dicom.seg import SegOrigin
+from lib.dicom.series import SourceSeries, assemble, match_slice_order
+from lib.dicom.writer import new_uid
+from lib.ledger.rows import NewDraft
+from lib.workflows import query
+from lib.workflows.presegment import deliver_outbox, seg_file
+from lib.workflows.services import Services
+from loop import conf_of, install, settle
+from serving import Serving, serve
+
+CHROMIUM = "/usr/bin/chromium"
+SOFTWARE_WEBGL = ("--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist")
+VIEWER = Path(os.environ.get("TRANSUNET_OHIF", Path(__file__).resolve().parents[2] / "var" / "ohif"))
+SCREENSHOTS = os.environ.get("TRANSUNET_SCREENSHOTS", "")
+"""Folder for pictures of the pages; empty = none are made."""
+
+WAIT_MS = 120_000
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.orthanc,
+    pytest.mark.server,
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path(CHROMIUM).exists(), reason="needs Chromium: apt-get install chromium"),
+    pytest.mark.skipif(
+        not (VIEWER / "index.html").exists(), reason=f"needs the OHIF viewer in {VIEWER}: scripts/setup"
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OrthancProcess]:
+    running = start_orthanc(tmp_path_factory.mktemp("orthanc"), free_port(), "tester", secrets.token_urlsafe(12))
+    yield running
+    running.kill()
+
+
+@pytest.fixture(scope="module")
+def services(orthanc: OrthancProcess, tmp_path_factory: pytest.TempPathFactory) -> Services:
+    var = tmp_path_factory.mktemp("site") / "var"
+    found = install(orthanc, var)
+    (var / "ohif").symlink_to(VIEWER)
+    return found
+
+
+@pytest.fixture(scope="module")
+def source(services: Services) -> SourceSeries:
+    """A phantom in the archive with a draft: what a good model would draw."""
+    [case] = phantom_cohort(services.task().schema, ("draft",))
+    images = case_files(case).images
+    services.archive.store(list(images))
+    settle(services)
+    found = assemble(images)
+    drafted(services, found, match_slice_order(case.load()[1], found.geometry))
+    query.refresh_queues(services, services.task())
+    return found
+
+
+@pytest.fixture(scope="module")
+def serving(orthanc: OrthancProcess, services: Services, source: SourceSeries) -> Iterator[Serving]:
+    var = services.settings.var
+    with serve(conf_of(orthanc, var), var.parent) as running:
+        yield running
+
+
+@pytest.fixture
+def requests() -> list[Request]:
+    """Every request of the page."""
+    return []
+
+
+@pytest.fixture
+def page(serving: Serving, requests: list[Request]) -> Iterator[Page]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(SOFTWARE_WEBGL))
+        context = browser.new_context(viewport={"width": 1500, "height": 900}, base_url=serving.url)
+        context.add_cookies([{"name": "transunet_user", "value": "Dr.%20Vera", "url": serving.url}])
+        made = context.new_page()
+        made.set_default_timeout(WAIT_MS)
+        made.on("request", requests.append)
+        yield made
+        browser.close()
+
+
+def drafted(services: Services, source: SourceSeries, mask: Mask) -> None:
+    """Record a mask as the model's draft and bring its SEG into the archive."""
+    sop_uid, seg_uid = new_uid(), new_uid()
+    origin = SegOrigin("AUTOMATIC", "radiology_transunet", "TransUNet phantom_ct", "1", "Draft phantom_ct v1")
+    draft = NewDraft(
+        source.series_uid, services.task().name, "radiology_transunet", 1, "model", sop_uid, seg_uid, mask.voxels()
+    )
+    scores = {name: 0.1 * (place + 1) for place, name in enumerate(services.task().schema.names)}
+    services.ledger.annotations.add_draft(draft, seg_file(mask, source, origin, sop_uid, seg_uid), scores)
+    deliver_outbox(services)
+
+
+def picture(page: Page, name: str) -> None:
+    """Keep a picture of the page for the documentation, when asked."""
+    if SCREENSHOTS:
+        Path(SCREENSHOTS).mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=Path(SCREENSHOTS) / f"{name}.png")
+
+
+def test_the_worklist_leads_to_the_case(page: Page, source: SourceSeries, requests: list[Request]) -> None:
+    page.goto("/worklist")
+    row = page.locator(f"tr[data-series='{source.series_uid}']")
+    expect(row.get_by_text("Draft ready")).to_be_visible()
+    expect(row).to_contain_text("liver")
+    picture(page, "worklist")
+    row.get_by_role("link", name="Open").click()
+    expect(page.locator("transunet-panel").get_by_text("draft ready")).to_be_visible(timeout=WAIT_MS)
+    assert source.study_uid in page.url
+
+
+def test_the_draft_opens_in_the_viewer_with_its_named_segments_and_is_stored_as_a_label(
+    page: Page, source: SourceSeries, services: Services, requests: list[Request], serving: Serving
+) -> None:
+    query_text = f"StudyInstanceUIDs={source.study_uid}&initialSeriesInstanceUID={source.series_uid}"
+    page.goto(f"/segmentation?{query_text}")
+    panel = page.locator("transunet-panel")
+    panel.get_by_role("button", name="Load draft").click()
+    expect(panel.get_by_role("status")).to_contain_text("Draft loaded", timeout=WAIT_MS)
+    segments = page.locator("[data-cy='data-row']")
+    for name in ("spine", "liver", "spleen", "left kidney", "right kidney", "aorta"):
+        expect(segments.filter(has_text=name)).to_have_count(1, timeout=WAIT_MS)
+    page.wait_for_load_state("networkidle")
+    picture(page, "viewer")
+    panel.get_by_role("button", name="Submit label").click()
+    expect(panel.get_by_role("status")).to_contain_text("Saved as label", timeout=WAIT_MS)
+    [label] = services.ledger.annotations.list(series_uid=source.series_uid, status="accepted")
+    assert (label.author, label.origin, label.changed_voxels) == ("Dr. Vera", "human", 0)
+    assert label.parent_id is not None
+    elsewhere = [found.url for found in requests if not found.url.startswith((serving.url, "data:", "blob:"))]
+    assert elsewhere == []
