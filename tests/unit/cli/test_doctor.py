@@ -105,6 +105,15 @@ def test_a_missing_program_is_named_with_the_command_that_installs_it(monkeypatc
     assert not parts.chromium_part().required
 
 
+def test_a_version_is_found_in_what_a_program_prints(tmp_path: Path) -> None:
+    program = tmp_path / "tool-3.1"
+    program.write_text(f"#!/bin/sh\necho '{program} 1.10.1 built on Debian 12'\n")
+    program.chmod(0o755)
+    assert parts.version_of(str(program)) == "1.10.1"
+    program.write_text("#!/bin/sh\necho mainline\n")
+    assert parts.version_of(str(program)) == str(program)  # found, though it tells no version
+
+
 def test_disk_space_is_looked_up_where_the_state_will_lie(tmp_path: Path) -> None:
     part = parts.disk_part(tmp_path / "not" / "yet" / "there")
     assert part.found.endswith("GB free")
@@ -124,7 +133,8 @@ def test_an_archive_that_is_away_is_said_with_its_address_and_reason() -> None:
     part = doctor.archive_part(services(archive=SimpleNamespace(check=away)))
     assert not part.ok
     assert part.required
-    assert "connection refused" in part.mend
+    assert part.found == "away: connection refused"
+    assert "TRANSUNET_ARCHIVE__URL" in part.mend
     assert part.wanted == "http://127.0.0.1:1/dicom-web"
 
 

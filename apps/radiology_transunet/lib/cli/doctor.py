@@ -24,7 +24,6 @@ NAMED_PACKAGES = (
     "numpy",
     "pydicom",
     "highdicom",
-    "pydicom-seg",
     "python-gdcm",
     "dicomweb-client",
     "sqlalchemy",
@@ -32,6 +31,7 @@ NAMED_PACKAGES = (
     "mlflow",
     "typer",
 )
+STAND_IN = "0.4.1.post1"
 PRESENT = "there"
 
 
@@ -59,6 +59,7 @@ def examine(settings: "Settings") -> Iterator[Part]:
     yield parts.python_part()
     yield parts.uv_part()
     yield from package_parts(read_pins(parts.LOCK.read_text(encoding="utf-8")))
+    yield stand_in_part()
     yield parts.orthanc_part()
     yield parts.dicomweb_part()
     yield parts.ohif_part(settings.var)
@@ -83,6 +84,17 @@ def package_parts(pins: tuple[Pin, ...]) -> Iterator[Part]:
     names = ", ".join(f"{pin.name} {pin.found or 'missing'}" for pin in unmet)
     found = f"{len(pins) - len(unmet)} as pinned" + (f"; not so: {names}" if unmet else "")
     yield Part("all packages", found, f"{len(pins)} as pinned", not unmet, "scripts/setup")
+
+
+def stand_in_part() -> Part:
+    """Our own pydicom-seg, which must lie in the place of the dead one of that name."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        found = version("pydicom-seg")
+    except PackageNotFoundError:
+        found = ""
+    return Part("pydicom-seg (stand-in)", found, STAND_IN, found == STAND_IN, "scripts/setup")
 
 
 def gpu_part(wanted: str) -> Part:
@@ -120,7 +132,7 @@ def archive_part(services: "Services") -> Part:
     try:
         info = services.archive.check()
     except ArchiveUnavailable as error:
-        return Part("archive", "", url, False, f"{mend} ({error})")
+        return Part("archive", f"away: {error}", url, False, mend)
     return Part("archive", f"Orthanc {info.version}", url, True, mend)
 
 

@@ -55,7 +55,7 @@ def uv_part() -> Part:
     """uv, which set-up brings when it is missing; nothing else needs it."""
     search = os.pathsep.join([os.environ.get("PATH", os.defpath), str(ROOT / "var" / "tools" / "bin")])
     path = shutil.which("uv", path=search)
-    found = first_line([path, "--version"]).removeprefix("uv ") if path else ""
+    found = version_of(path) if path else ""
     return Part("uv", found, "any", bool(found), "scripts/setup", required=False)
 
 
@@ -67,7 +67,7 @@ def orthanc_part() -> Part:
         path = find_orthanc()
     except ArchiveUnavailable:
         return Part("Orthanc", "", "1.9 or newer", False, apt_hint("orthanc"))
-    found = first_line([str(path), "--version"]).removeprefix("Orthanc ") or str(path)
+    found = version_of(str(path))
     return Part("Orthanc", found, "1.9 or newer", _at_least(found, (1, 9)), apt_hint("orthanc"))
 
 
@@ -97,8 +97,8 @@ def ohif_part(var: Path) -> Part:
 def chromium_part() -> Part:
     """The browser of the browser test."""
     path = next((found for name in CHROMIUM_NAMES if (found := shutil.which(name))), None)
-    found = first_line([path, "--version"]).removeprefix("Chromium ") if path else ""
-    return Part("Chromium (tests only)", found or path or "", "any", path is not None, apt_hint("chromium"), False)
+    found = version_of(path) if path else ""
+    return Part("Chromium (tests only)", found, "any", path is not None, apt_hint("chromium"), required=False)
 
 
 def disk_part(var: Path) -> Part:
@@ -116,6 +116,12 @@ def first_line(command: list[str]) -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return next(iter((done.stdout or done.stderr).splitlines()), "").strip()
+
+
+def version_of(program: str) -> str:
+    """The version that a program prints with --version; its path when it prints none."""
+    found = re.search(r"\d+(\.\d+)+", first_line([program, "--version"]).removeprefix(program))
+    return found[0] if found else program
 
 
 def _at_least(version: str, wanted: tuple[int, int]) -> bool:
