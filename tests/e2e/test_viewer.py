@@ -90,7 +90,7 @@ def page(serving: Serving, requests: list[Request]) -> Iterator[Page]:
         context.add_cookies([{"name": "transunet_user", "value": "Dr.%20Vera", "url": serving.url}])
         made = context.new_page()
         made.set_default_timeout(WAIT_MS)
-        made.on("request", requests.append)
+        made.on("request", lambda request: requests.append(request))
         yield made
         browser.close()
 

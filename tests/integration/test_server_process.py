@@ -79,7 +79,7 @@ def test_without_an_archive_the_server_comes_up_says_so_and_recovers(
         archive = info(it)["archive"]
         assert isinstance(archive, dict)
         assert archive["available"] is False
-        assert own_orthanc.dicomweb_url in archive["error"]
+        assert own_orthanc.url in archive["error"]
         assert httpx.get(f"{it.url}/dicom-web/studies", trust_env=False).status_code == 503
         folder, user, password = own_orthanc.folder, own_orthanc.username, own_orthanc.password
         with start_orthanc(folder, port, user, password):

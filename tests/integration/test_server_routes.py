@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 
@@ -238,6 +239,27 @@ def test_a_label_of_another_grid_is_refused_with_both_shapes(web: Web, source: S
     assert "5x32x48" in answer.json()["detail"]
 
 
+def test_with_several_tasks_a_label_finds_its_own_by_its_names(
+    own_orthanc: OrthancProcess, tmp_path: Path, open_web: Callable[[Settings], Web]
+) -> None:
+    services = install(own_orthanc, tmp_path / "var2", tasks="phantom_ct,abdomen_ct")
+    web = open_web(services.settings)
+    source = upload(services, body(), "P1")
+    settle(services)
+    write_labels(np.ones(source.geometry.shape, np.uint8), source.geometry, tmp_path / "label.nii.gz")
+    url = f"/datastore/label?image={source.series_uid}"
+
+    def save(**params: object) -> httpx.Response:
+        return web.put(url, files=label_upload(tmp_path / "label.nii.gz"), data={"params": json.dumps(params)})
+
+    assert save(label_info=[{"name": "lesion", "idx": 1}]).json()["task"] == "phantom_ct"
+    assert save(label_info=[{"name": "pancreas", "idx": 1}]).json()["task"] == "abdomen_ct"
+    unclear = save(label_info=[{"name": "liver", "idx": 1}])
+    assert unclear.status_code == 400
+    assert "phantom_ct" in unclear.json()["detail"]
+    assert save(label_info=[{"name": "liver", "idx": 1}], model="abdomen_ct").json()["task"] == "abdomen_ct"
+
+
 def test_a_label_with_foreign_names_or_for_a_foreign_series_is_refused(
     web: Web, source: SourceSeries, services: Services, tmp_path: Path
 ) -> None:
@@ -361,6 +383,9 @@ def test_the_worklist_shows_state_place_and_the_way_into_the_viewer(web: Web, so
     assert answer["champion"] is None
     assert answer["user"] == "anna"
     assert [label["name"] for label in answer["task"]["labels"]][:2] == ["spine", "liver"]
+    assert web.get("/worklist.json?state=labelled").json()["cases"] == []
+    cut = web.get("/worklist.json?limit=0").json()
+    assert (cut["total"], cut["cases"]) == (1, [])
 
 
 def test_a_refused_series_is_listed_with_its_reason_and_never_offered(web: Web, services: Services) -> None:

@@ -49,7 +49,7 @@
   window.transunet = {
     user,
     setUser,
-    worklist: task => ask('GET', `/worklist.json?${query({ task })}`),
+    worklist: (task, state) => ask('GET', `/worklist.json?${query({ task, state })}`),
     case: (study, series, task) => ask('GET', `/cases?${query({ study, series, task })}`),
     hold: (series, task) => ask('POST', `/cases/${series}/hold?${query({ task })}`),
     release: (series, task) => ask('POST', `/cases/${series}/release?${query({ task })}`),

@@ -2,6 +2,19 @@
 window.config = {
   name: 'radiology_transunet',
   routerBasename: null,
+  whiteLabeling: {
+    createLogoComponentFn: React =>
+      React.createElement(
+        'a',
+        {
+          href: '/worklist',
+          title: 'Cases of the task, in the order that helps the model most',
+          style: { color: '#5acce6', fontSize: 14, whiteSpace: 'nowrap' },
+          onClick: event => event.stopPropagation(),
+        },
+        'TransUNet worklist'
+      ),
+  },
   extensions: [window.transunetExtension],
   modes: [],
   customizationService: {

@@ -61,10 +61,26 @@
     connectedCallback() {
       this.refresh();
       this.timer = setInterval(() => this.busy || document.hidden || this.refresh(), POLL_MS);
+      this.stopListening = this.viewer.onEdit(() => this.noteEdit());
     }
 
     disconnectedCallback() {
       clearInterval(this.timer);
+      this.stopListening();
+    }
+
+    /** The first stroke takes the case, so that a label stored by OHIF's own menu has an author too. */
+    async noteEdit() {
+      if (!this.answer || this.busy || this.taking || this.answer.case.holder === this.answer.user) return;
+      this.taking = true;
+      try {
+        await this.takeCase();
+        this.draw();
+      } catch (error) {
+        this.say(error.message, true);
+      } finally {
+        setTimeout(() => (this.taking = false), POLL_MS);
+      }
     }
 
     /** Ask for the case again; draws only what changed, so that focus and selection stay. */
@@ -103,7 +119,7 @@
     draw() {
       const { task, user } = this.answer;
       const here = this.answer.case;
-      this.body.replaceChildren(
+      const parts = [
         element(
           'div',
           { class: 'top' },
@@ -113,13 +129,13 @@
         element('p', { class: 'muted' }, `${task.name} · ${here.modality} · ${here.instances} images · patient ${here.patient}`),
         this.holder(here, user),
         here.reason ? element('p', { class: 'warn' }, here.reason) : null,
-        here.findings.map(finding => element('p', { class: 'warn' }, finding)),
+        ...here.findings.map(finding => element('p', { class: 'warn' }, finding)),
         here.why ? element('p', {}, element('span', { class: 'muted' }, `Place ${here.rank} in the queue: `), here.why) : null,
         here.label ? this.mask(here.label, here, task, 'Label') : this.mask(here.draft, here, task, 'Draft'),
         this.buttons(here),
-        this.nameField(user)
-      );
-      this.body.replaceChildren(...[...this.body.childNodes].filter(node => node.textContent !== 'null'));
+        this.answer.login ? null : this.nameField(user),
+      ];
+      this.body.replaceChildren(...parts.filter(Boolean));
     }
 
     holder(here, user) {
@@ -246,10 +262,11 @@
     }
 
     async next() {
-      const case_ = await window.transunet.next(this.strategy || 'entropy');
-      if (!case_.id) return 'No case is free right now.';
-      window.location.assign(case_.viewer);
-      return `Opening ${case_.SeriesDescription || case_.id}: ${case_.why}`;
+      const found = await window.transunet.next(this.answer ? this.answer.strategy : 'random');
+      if (!found.id) return 'No case is free right now.';
+      if (this.answer && found.id === this.answer.case.series) return 'This case is still yours: submit or skip it first.';
+      window.location.assign(found.viewer);
+      return `Opening ${found.SeriesDescription || found.id}: ${found.why}`;
     }
 
     /** A lease on the open case, so that what is saved has an author. */

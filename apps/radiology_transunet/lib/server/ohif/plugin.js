@@ -77,7 +77,13 @@
       await store(made.dataset, {});
     }
 
-    return { openCase, showSegmentation, storeSegmentation, jumpTo };
+    /** Tell when somebody draws; the returned function ends it. */
+    function onEdit(listener) {
+      const event = segmentationService.EVENTS.SEGMENTATION_DATA_MODIFIED;
+      return segmentationService.subscribe(event, listener).unsubscribe;
+    }
+
+    return { openCase, showSegmentation, storeSegmentation, jumpTo, onEdit };
   }
 
   /** A React 18 element without React: OHIF bundles it and does not hand it out. */

@@ -37,7 +37,7 @@
 
   async function refresh() {
     try {
-      const answer = await server.worklist(chosen.task);
+      const answer = await server.worklist(chosen.task, chosen.state);
       const text = JSON.stringify(answer);
       if ($('message').dataset.away) {
         delete $('message').dataset.away;
@@ -56,6 +56,8 @@
     options($('strategy'), Object.keys(answer.strategies), chosen.strategy || answer.strategy, answer.strategies);
     chosen.strategy = $('strategy').value;
     $('user').placeholder = answer.user;
+    $('user').disabled = answer.login;
+    if (answer.login) $('user').value = answer.user;
     drawModel(answer);
     drawTraining(answer);
     drawFilters(answer);
@@ -99,7 +101,8 @@
     $('verdict').textContent = verdict ? `v${verdict.version} ${verdict.verdict}: ${verdict.reason}` : '';
   }
 
-  function drawFilters({ overview, cases }) {
+  function drawFilters({ overview }) {
+    const every = Object.values(overview.counts).reduce((sum, number) => sum + number, 0);
     const all = ['', ...Object.keys(STATES)].filter(state => state === '' || state === chosen.state || overview.counts[state]);
     $('filters').replaceChildren(
       ...all.map(state =>
@@ -107,7 +110,7 @@
           'button',
           { type: 'button', 'aria-pressed': String(chosen.state === state), onclick: () => filter(state) },
           state ? STATES[state] : 'All',
-          element('b', {}, count(state ? overview.counts[state] : cases.length))
+          element('b', {}, count(state ? overview.counts[state] : every))
         )
       )
     );
@@ -119,12 +122,13 @@
     refresh();
   }
 
-  function drawRows({ cases, task, user }) {
-    const shown = cases.filter(row => !chosen.state || row.state === chosen.state);
+  function drawRows({ cases, total, task, user }) {
     const most = Math.max(...cases.map(row => unsure(row) || 0), 1e-9);
-    $('rows').replaceChildren(...shown.map(row => tableRow(row, task, user, most)));
-    $('empty').hidden = shown.length > 0;
+    $('rows').replaceChildren(...cases.map(row => tableRow(row, task, user, most)));
+    $('empty').hidden = cases.length > 0 && total <= cases.length;
     $('empty').textContent = cases.length
+      ? `The first ${count(cases.length)} of ${count(total)}.`
+      : chosen.state
       ? 'No series in this state.'
       : 'No series yet. Send a study to the archive; it appears here a few seconds after its last image.';
   }

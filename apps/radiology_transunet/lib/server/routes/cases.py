@@ -48,7 +48,13 @@ def _find(context: Context, user: str, study: str, series: str, task_name: str) 
         case = worklist.case_of_study(services, task, series_uid(study))
     else:
         raise InvalidInput("name a case: ?series= or ?study=")
-    return {"user": user, "task": task_json(task), "case": case_json(case)}
+    return {
+        "user": user,
+        "login": bool(context.settings.server.password),
+        "strategy": context.settings.query.strategy,
+        "task": task_json(task),
+        "case": case_json(case),
+    }
 
 
 def _hold(context: Context, user: str, series: str, task_name: str) -> dict[str, Any]:

@@ -15,6 +15,9 @@ from lib.workflows import worklist
 router = APIRouter()
 
 PAGES = Path(__file__).parents[1] / "pages"
+SHOWN = 500
+"""Cases that one reply holds unless told otherwise."""
+
 ALWAYS_ASK = {"Cache-Control": "no-cache"}
 
 
@@ -43,22 +46,25 @@ async def shared() -> Response:
 
 
 @router.get("/worklist.json")
-async def rows(context: Ctx, request: Request, task: str = "") -> dict[str, Any]:
-    """Every case of a task, and how the loop is doing."""
-    made = await context.quick.run(_rows, context, task)
+async def rows(context: Ctx, request: Request, task: str = "", state: str = "", limit: int = SHOWN) -> dict[str, Any]:
+    """Cases of a task, of one state if asked so, and how the loop is doing."""
+    made = await context.quick.run(_rows, context, task, state, limit)
     return {"user": annotator(request), **made, "archive": await context.quick.run(context.watch.state)}
 
 
-def _rows(context: Context, task_name: str) -> dict[str, Any]:
+def _rows(context: Context, task_name: str, state: str, limit: int) -> dict[str, Any]:
     services = context.services
     task = services.task(task_name)
     cases = worklist.cases(services, task)
+    wanted = [case for case in cases if state in ("", case.state)]
     return {
         "task": task_json(task),
         "tasks": list(services.tasks),
+        "login": bool(context.settings.server.password),
         "strategy": context.settings.query.strategy,
         "strategies": describe.strategies(),
         "champion": describe.champion(services, task, context.warm.is_set()),
         "overview": overview_json(worklist.overview(services, task, cases)),
-        "cases": cases_json(cases),
+        "total": len(wanted),
+        "cases": cases_json(wanted[: max(0, limit)]),
     }

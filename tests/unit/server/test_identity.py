@@ -1,0 +1,31 @@
+import pytest
+from starlette.requests import Request
+
+from lib.core.errors import InvalidInput
+from lib.server.identity import annotator, named_annotator
+
+
+def request(query: str = "", cookie: str = "", login: str | None = None) -> Request:
+    headers = [(b"cookie", cookie.encode())] if cookie else []
+    scope = {"type": "http", "query_string": query.encode(), "headers": headers, "client": ("10.0.0.7", 5)}
+    return Request({**scope, "state": {"user": login}})
+
+
+def test_the_log_in_comes_first_then_address_cookie_and_client_id() -> None:
+    cookie = "transunet_user=Dr.%20%C3%84nne"
+    assert annotator(request("user=ben", cookie, "eve"), {"client_id": "x"}) == "eve"
+    assert annotator(request("user=ben", cookie), {"client_id": "x"}) == "ben"
+    assert annotator(request("", cookie), {"client_id": "x"}) == "Dr. Änne"
+    assert annotator(request(), {"client_id": "x"}) == "x"
+
+
+def test_who_gives_no_name_is_known_by_the_address_and_is_no_author() -> None:
+    assert annotator(request(), {"client_id": None}) == "anonymous@10.0.0.7"
+    assert named_annotator(request()) == ""
+    assert named_annotator(request("user=ben")) == "ben"
+
+
+@pytest.mark.parametrize("name", ["<script>", "a" * 65, "a/b", "a%0Ab"])
+def test_a_name_that_is_none_is_refused(name: str) -> None:
+    with pytest.raises(InvalidInput, match="user name"):
+        annotator(request(f"user={name}"))
