@@ -63,8 +63,13 @@ class Serving:
 
     def worker(self) -> psutil.Process | None:
         """Its worker, if one runs."""
-        children = psutil.Process(self.process.pid).children()
-        return next((child for child in children if "worker" in child.cmdline()), None)
+        for child in psutil.Process(self.process.pid).children():
+            try:
+                if "worker" in child.cmdline():
+                    return child
+            except (psutil.NoSuchProcess, psutil.ZombieProcess):
+                continue  # it has just ended
+        return None
 
     def stop(self) -> None:
         """Ask it to end and wait."""

@@ -20,6 +20,13 @@ def info(serving: Serving) -> dict[str, object]:
     return found
 
 
+def worker_of(serving: Serving) -> psutil.Process:
+    eventually(lambda: serving.worker() is not None, what="a worker")
+    found = serving.worker()
+    assert found is not None
+    return found
+
+
 def test_a_series_that_is_sent_to_the_archive_appears_on_the_worklist(
     own_orthanc: OrthancProcess, tmp_path: Path
 ) -> None:
@@ -42,27 +49,21 @@ def test_a_dead_worker_is_replaced_and_none_outlives_a_killed_server(
     own_orthanc: OrthancProcess, tmp_path: Path
 ) -> None:
     install(own_orthanc, tmp_path / "var")
-    it = serve(conf_of(own_orthanc, tmp_path / "var"), tmp_path)
-    eventually(lambda: it.worker() is not None, what="a worker")
-    first = it.worker()
-    assert first is not None
-    first.kill()
-    eventually(lambda: (found := it.worker()) is not None and found.pid != first.pid, what="another worker")
-    second = it.worker()
-    assert second is not None
-    os.kill(it.process.pid, signal.SIGKILL)
-    it.process.wait()
-    _, alive = psutil.wait_procs([second], timeout=30)
-    assert alive == []
+    with serve(conf_of(own_orthanc, tmp_path / "var"), tmp_path) as it:
+        first = worker_of(it)
+        first.kill()
+        eventually(lambda: (found := it.worker()) is not None and found.pid != first.pid, what="another worker")
+        second = worker_of(it)
+        os.kill(it.process.pid, signal.SIGKILL)
+        it.process.wait()
+        _, alive = psutil.wait_procs([second], timeout=30)
+        assert alive == []
 
 
 def test_an_orderly_end_takes_the_worker_along(own_orthanc: OrthancProcess, tmp_path: Path) -> None:
     install(own_orthanc, tmp_path / "var")
-    it = serve(conf_of(own_orthanc, tmp_path / "var"), tmp_path)
-    eventually(lambda: it.worker() is not None, what="a worker")
-    worker = it.worker()
-    assert worker is not None
-    it.stop()
+    with serve(conf_of(own_orthanc, tmp_path / "var"), tmp_path) as it:
+        worker = worker_of(it)
     _, alive = psutil.wait_procs([worker], timeout=30)
     assert alive == []
     assert "Traceback" not in it.log.read_text()

@@ -41,7 +41,7 @@ window.config = {
         wadoUriRoot: '/dicom-web',
         qidoRoot: '/dicom-web',
         wadoRoot: '/dicom-web',
-        qidoSupportsIncludeField: false,
+        qidoSupportsIncludeField: true,
         supportsReject: false,
         imageRendering: 'wadors',
         thumbnailRendering: 'wadors',

@@ -234,11 +234,18 @@
     /** Show a draft or label at the part that the model is least sure of. */
     async load(mask) {
       const { scores } = this.answer.case;
-      await this.takeCase();
+      let warning = '';
+      try {
+        await this.takeCase();
+      } catch (error) {
+        if (error.status !== 409) throw error;
+        warning = `${error.message} You may look, not submit.`;
+      }
       await this.viewer.showSegmentation(mask.seg_series);
       const there = Object.keys(mask.voxels).filter(name => mask.voxels[name]);
       const [first] = there.sort((one, other) => (scores[other] || 0) - (scores[one] || 0));
       if (first) this.viewer.jumpTo(first);
+      if (warning) return warning;
       return mask.version ? 'Draft loaded. Correct it, then submit.' : 'Label loaded. Correct it, then submit again.';
     }
 
@@ -271,7 +278,14 @@
 
     /** A lease on the open case, so that what is saved has an author. */
     async takeCase() {
-      this.answer = await window.transunet.hold(this.answer.case.series);
+      const { series } = this.answer.case;
+      try {
+        this.answer = await window.transunet.hold(series);
+      } catch (error) {
+        const { holder, held_until: until } = this.answer.case;
+        if (error.status === 409 && holder) error.message = `${holder} works on this case until ${clock(until)}.`;
+        throw error;
+      }
     }
   }
 
