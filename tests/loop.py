@@ -45,10 +45,11 @@ def conf_of(orthanc: OrthancProcess, var: Path, **more: str) -> list[tuple[str, 
 
 
 def install(orthanc: OrthancProcess, var: Path, **more: str) -> Services:
-    """An empty installation."""
+    """An installation, empty unless `var` holds one."""
     var.mkdir(exist_ok=True)
-    with sqlite3.connect(_empty_registry()) as empty, sqlite3.connect(var / "mlflow.db") as own:
-        empty.backup(own)  # a copy of the file would miss its write-ahead log
+    if not (var / "mlflow.db").exists():
+        with sqlite3.connect(_empty_registry()) as empty, sqlite3.connect(var / "mlflow.db") as own:
+            empty.backup(own)  # a copy of the file would miss its write-ahead log
     services = open_services(load_settings(conf_of(orthanc, var, **more), {}))
     services.ledger.upgrade()
     return services

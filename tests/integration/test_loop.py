@@ -117,6 +117,14 @@ def test_a_series_that_no_task_takes_is_listed_with_the_reason(services):
     assert (row.status, "takes CT, the series is MR" in row.reason) == ("refused", True)
 
 
+def test_a_series_that_no_task_took_is_checked_again_when_a_task_takes_it(services, own_orthanc, tmp_path):
+    source = upload(services, Volume(body().array, GRID, "MR"), "P1")
+    settle(services)
+    served = install(own_orthanc, tmp_path / "var", tasks="hippocampus_mr")
+    settle(served)
+    assert served.ledger.series.get(source.series_uid).status == "ready"
+
+
 def test_a_series_that_leaves_the_archive_is_gone_and_comes_back(services):
     source = upload(services, body(), "P1")
     settle(services)

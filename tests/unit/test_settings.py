@@ -85,3 +85,10 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path):
         load(path=own)
     with pytest.raises(InvalidSettings, match="readable YAML"):
         load(path=Path(tmp_path / "absent.yaml"))
+
+
+def test_the_default_state_folder_does_not_depend_on_where_a_command_runs(tmp_path, monkeypatch):
+    here = load().var
+    monkeypatch.chdir(tmp_path)
+    assert load().var == here
+    assert load(environ={"TRANSUNET_VAR": "own"}).var == tmp_path / "own"

@@ -31,6 +31,7 @@ from lib.workflows.config import (
 )
 
 APP_FOLDER = Path(__file__).resolve().parents[1]
+ROOT = APP_FOLDER.parents[1]
 DEFAULTS = APP_FOLDER / "config" / "default.yaml"
 PREFIX = "TRANSUNET_"
 SECRETS = ("archive.password", "server.password", "ledger.pseudonym_key")
@@ -86,6 +87,8 @@ def load_settings(
     for source, pairs in (("environment", _from_environment(environ)), ("--conf", conf)):
         for key, text in pairs:
             _merge(tree, _nested(key, _value(tree, key, text)), f"{source} ({key})", origin)
+    if "var" not in origin:  # not where the command happens to run: cron would start a second, empty installation
+        tree["var"] = ROOT / tree["var"]
     tree["var"] = str(Path(tree["var"]).expanduser().resolve())
     return build(Settings, tree, InvalidSettings, lambda keys: origin.get(dotted(keys), DEFAULTS.name))
 

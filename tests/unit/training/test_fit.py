@@ -211,3 +211,8 @@ def test_a_case_without_labels_beside_labelled_ones_is_trained_on(
     geometry = replace(case.volume.geometry, shape=(3, 32, 32))
     empty = Case(Volume(noise, geometry, "MR"), Mask(np.zeros((3, 32, 32)), geometry, schema))
     assert run([case, empty], replace(SHORT, foreground=0.0, steps=3), tmp_path).steps == 3
+
+
+def test_a_budget_that_preparation_used_up_is_an_error_and_no_model(make_case, tmp_path):
+    with pytest.raises(TrainingFailed, match="ended before the first step"):
+        run([make_case(1)], replace(SHORT, max_minutes=1e-6), tmp_path)

@@ -63,9 +63,14 @@ class Upload(threading.Thread):
     def _store(self, case: "CohortCase") -> None:
         from lib.demo.cohort import case_files
 
-        self._services.archive.store(case_files(case).instances)
+        files = case_files(case)
+        self._services.archive.store(files.instances)
+        done = [case.series_uid]
+        if case.labelled and files.segmentation is None:
+            record_nothing_found(self._services, case)
+            done.append(case.seg_series_uid)
         with self._done_file.open("a", encoding="utf-8") as file:
-            file.write(f"{case.series_uid}\n")
+            file.write("\n".join(done) + "\n")
 
     def _read_done(self) -> set[str]:
         """Series that were stored completely and are still there, with their labels."""
@@ -75,7 +80,23 @@ class Upload(threading.Thread):
         for case in self._cohort:
             if case.labelled:
                 wanted[case.series_uid].add(case.seg_series_uid)
-        return {uid for uid, parts in wanted.items() if uid in noted and parts <= there}
+        return {
+            uid for uid, parts in wanted.items() if uid in noted and parts - {uid} <= there | noted and uid in there
+        }
+
+
+def record_nothing_found(services: "Services", case: "CohortCase") -> None:
+    """A label without voxels has no SEG: the ledger records that a person found nothing."""
+    import numpy as np
+
+    from lib.core.values import Mask
+    from lib.demo.cohort import AUTHOR
+    from lib.workflows.presegment import load_series
+    from lib.workflows.review import submit_mask
+
+    task, source = services.task(), load_series(services, case.series_uid)
+    nothing = Mask(np.zeros(source.geometry.shape, np.uint8), source.geometry, task.schema)
+    submit_mask(services, task, source, nothing, AUTHOR)
 
 
 def assign_splits(services: "Services", cohort: "Sequence[CohortCase]") -> None:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from lib.core import metrics
+from lib.core.errors import TrainingFailed
 from lib.inference.config import PreprocessConfig
 from lib.inference.devices import choose_device
 from lib.inference.model import StateDict, build_preprocess
@@ -120,10 +121,12 @@ def fit(
     folder.mkdir(parents=True, exist_ok=True)
     with torch.random.fork_rng(devices=[]):
         run = Run.start(network_config, schema, config, where, start)
+        seconds = _seconds_left(config, monotonic() - started)
+        started = monotonic()
         if (last := Checkpoint.load(folder, key)) is not None:
             run.resume(last)
             started -= last.seconds
-        budget = Budget(config.steps, config.max_minutes and config.max_minutes * 60, lambda: monotonic() - started)
+        budget = Budget(config.steps, seconds, lambda: monotonic() - started)
         predictor = Predictor(run.average, preprocess, schema, where, VALIDATION_BATCH)
         reported = 0.0
         while (progress := budget.progress(run.step)) < 1:
@@ -171,6 +174,23 @@ def validate(
                 found[label.name].append(value)
         report(done / len(cases))
     return {name: float(np.mean(values)) if values else None for name, values in found.items()}
+
+
+def _seconds_left(config: FitConfig, prepared_s: float) -> float | None:
+    """What the preparation leaves of the time budget; None without one.
+
+    Raises:
+        TrainingFailed: nothing; weights that never learned would otherwise pass for a model.
+    """
+    if config.max_minutes is None:
+        return None
+    left = config.max_minutes * 60 - prepared_s
+    if left <= 0:
+        raise TrainingFailed(
+            f"training.max_minutes of {config.max_minutes:g} ended before the first step: preparing the cases took "
+            f"{prepared_s:.0f} s; allow more minutes"
+        )
+    return left
 
 
 def _progress(run: Run, budget: Budget) -> FitProgress:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from lib.core.errors import InvalidInput, NotFound
 from lib.dicom.orthanc import SeriesHeader
 from lib.ledger.pseudonym import pseudonym, split_of
-from lib.ledger.rows import NewSeries
+from lib.ledger.rows import NewSeries, SeriesRow
 from lib.workflows.jobs import CHECK, READ_SEG, check_key, read_seg_key
 from lib.workflows.services import Services
 
@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 CURSOR = "changes"
 SEGMENTATION = "SEG"
+NO_TASK = "no served task takes it"
 NOT_IMAGES = frozenset({"SR", "PR", "KO", "RTSTRUCT", "RTPLAN", "RTDOSE", "REG", "DOC", "OT", "FID", "RWV", "SEG"})
 
 
@@ -86,7 +87,7 @@ def reconcile(services: Services) -> IngestCounts:
         if row.status != "gone" and row.series_uid not in there:
             services.ledger.series.set_gone(row.series_uid)
             counts += IngestCounts(gone=1)
-        elif row.status == "new":  # its job may have failed while the archive was away
+        elif row.status == "new" or _is_taken_by_now(services, row):  # jobs fail while the archive is away
             _enqueue_check(services, row.series_uid)
     return counts
 
@@ -139,6 +140,16 @@ def patient_of(services: Services, patient_id: str, study_uid: str) -> str:
         return pseudonym(patient_id, services.key)
     except InvalidInput:
         return pseudonym(study_uid, services.key)
+
+
+def taken_by_a_task(services: Services, row: SeriesRow) -> bool:
+    """Whether a served task is for series of that modality and description."""
+    return any(task.why_not(row.modality, row.description) is None for task in services.tasks.values())
+
+
+def _is_taken_by_now(services: Services, row: SeriesRow) -> bool:
+    """Whether a series was refused for want of a task that is served now."""
+    return row.status == "refused" and row.reason.startswith(NO_TASK) and taken_by_a_task(services, row)
 
 
 def _start_over(services: Services, database: str) -> IngestCounts:

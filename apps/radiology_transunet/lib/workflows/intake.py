@@ -12,7 +12,7 @@ from lib.dicom.seg import SegSummary, read_seg, seg_summary
 from lib.dicom.series import SourceSeries
 from lib.ledger.rows import NewDraft
 from lib.taskfile import Task
-from lib.workflows.ingest import require_known
+from lib.workflows.ingest import NO_TASK, require_known, taken_by_a_task
 from lib.workflows.jobs import DRAFT, READ_SEG, draft_key, read_seg_key
 from lib.workflows.models import require_champion
 from lib.workflows.presegment import load_series
@@ -30,9 +30,9 @@ def check_series(services: Services, series_uid: str) -> str:
     """
     series = services.ledger.series
     row = series.get(series_uid)
-    reasons = [task.why_not(row.modality, row.description) for task in services.tasks.values()]
-    if all(reasons):
-        series.refuse(series_uid, "no served task takes it: " + "; ".join(filter(None, reasons)))
+    if not taken_by_a_task(services, row):
+        reasons = [task.why_not(row.modality, row.description) for task in services.tasks.values()]
+        series.refuse(series_uid, f"{NO_TASK}: " + "; ".join(filter(None, reasons)))
         return "refused"
     try:
         source = load_series(services, series_uid)
