@@ -275,6 +275,32 @@ def test_a_label_with_foreign_names_or_for_a_foreign_series_is_refused(
     assert services.ledger.annotations.list() == []
 
 
+@pytest.mark.parametrize(
+    ("name", "status"), [("x.nrrd", 422), ("x.seg.nrrd", 422), ("x.nhdr", 400), ("x.mha", 400), ("x.mhd", 400)]
+)
+def test_an_upload_never_brings_a_file_of_the_server_along(
+    name: str, status: int, web: Web, source: SourceSeries, services: Services, served: int, tmp_path: Path
+) -> None:
+    slices, rows, columns = source.geometry.shape
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"\x02" * (slices * rows * columns))
+    header = (
+        f"NRRD0004\ntype: uchar\ndimension: 3\nsizes: {columns} {rows} {slices}\nencoding: raw\ndata file: {secret}\n"
+    )
+    if name.startswith("x.m"):
+        header = (
+            f"NDims = 3\nDimSize = {columns} {rows} {slices}\nElementType = MET_UCHAR\nElementDataFile = {secret}\n"
+        )
+    upload = (name, header.encode())
+    answers = [
+        web.put(f"/datastore/label?image={source.series_uid}", files={"label": upload}),
+        web.post("/infer/phantom_ct?output=json", files={"file": upload}),
+        web.put("/session/", files={"files": upload}),
+    ]
+    assert [answer.status_code for answer in answers] == [status] * 3
+    assert services.ledger.annotations.list() == []
+
+
 def test_the_image_comes_as_nifti_with_values_and_grid_of_the_series(
     web: Web, source: SourceSeries, tmp_path: Path
 ) -> None:

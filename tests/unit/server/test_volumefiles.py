@@ -6,7 +6,7 @@ import SimpleITK
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib.core.errors import GeometryMismatch, InvalidInput, InvalidSegmentation
+from lib.core.errors import GeometryMismatch, InvalidInput, InvalidSegmentation, InvalidVolume
 from lib.core.geometry import Geometry
 from lib.server.volumefiles import onto_grid, read_labels, read_volume, suffix_of, write_labels
 
@@ -143,3 +143,73 @@ def test_the_longest_ending_counts(name: str, suffix: str) -> None:
 def test_an_unknown_ending_names_the_known_ones() -> None:
     with pytest.raises(InvalidInput, match=r"\.seg\.nrrd.*got 'x\.png'"):
         suffix_of("x.png")
+
+
+SECRET = b"the password is horse...."
+ATTACHED = b"NRRD0004\ntype: uchar\ndimension: 3\nsizes: 2 3 4\nencoding: raw\n"
+
+
+@pytest.fixture
+def secret(tmp_path: Path) -> bytes:
+    """Path of a file of the server that is nobody's upload."""
+    (tmp_path / "secret").write_bytes(SECRET)
+    return str(tmp_path / "secret").encode()
+
+
+@pytest.mark.parametrize("name", ["x.nrrd", "x.seg.nrrd", "X.NRRD"])
+@pytest.mark.parametrize("field", [b"data file: ", b"datafile: ", b"DATA FILE: ", b"Data File: "])
+@pytest.mark.parametrize("end", [b"", b"\n" + bytes(24)])
+def test_a_header_that_names_another_file_is_refused_before_it_is_read(
+    name: str, field: bytes, end: bytes, secret: bytes, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(ATTACHED + field + secret + b"\n" + end)
+    with pytest.raises(InvalidVolume, match="names another file"):
+        read_volume(tmp_path / name, "CT")
+    with pytest.raises(InvalidSegmentation, match="names another file"):
+        read_labels(tmp_path / name)
+
+
+@pytest.mark.parametrize("field", [b"data  file : ", b"\tdata file: LIST\n", b"data\tfile:"])
+def test_other_spellings_of_that_field_are_refused_too(field: bytes, secret: bytes, tmp_path: Path) -> None:
+    (tmp_path / "x.nrrd").write_bytes(ATTACHED + field + secret + b"\n\n" + bytes(24))
+    with pytest.raises(InvalidVolume, match="names another file"):
+        read_volume(tmp_path / "x.nrrd", "CT")
+
+
+def test_lines_may_end_as_on_any_machine(secret: bytes, tmp_path: Path) -> None:
+    (tmp_path / "x.nrrd").write_bytes((ATTACHED + b"data file: " + secret + b"\n\n").replace(b"\n", b"\r") + bytes(24))
+    with pytest.raises(InvalidVolume, match="names another file"):
+        read_volume(tmp_path / "x.nrrd", "CT")
+    (tmp_path / "y.nrrd").write_bytes((ATTACHED + b"\n").replace(b"\n", b"\r\n") + bytes(range(24)))
+    assert np.array_equal(read_volume(tmp_path / "y.nrrd", "CT").array.ravel(), np.arange(24))
+
+
+def test_a_word_in_the_voxels_or_in_a_value_is_no_field(tmp_path: Path) -> None:
+    words = b"\ndata file: /etc/hostname"[:24]
+    (tmp_path / "x.nrrd").write_bytes(ATTACHED + b"content: the data file: mine\n\n" + words)
+    assert read_volume(tmp_path / "x.nrrd", "CT").array.astype(np.uint8).tobytes() == words
+
+
+@pytest.mark.parametrize("name", ["x.mha", "x.mhd", "x.nhdr", "x.hdr", "x.vtk"])
+def test_formats_that_name_other_files_are_not_accepted(name: str, secret: bytes, tmp_path: Path) -> None:
+    header = b"ObjectType = Image\nNDims = 3\nDimSize = 2 3 4\nElementType = MET_UCHAR\nElementDataFile = "
+    (tmp_path / name).write_bytes(header + secret + b"\n")
+    with pytest.raises(InvalidInput, match="ends with one of"):
+        suffix_of(name)
+    with pytest.raises(InvalidInput, match="ends with one of"):
+        read_volume(tmp_path / name, "CT")
+
+
+@pytest.mark.parametrize("name", ["x.nrrd", "x.nii", "x.nii.gz"])
+def test_the_name_decides_how_a_file_is_read(name: str, secret: bytes, tmp_path: Path) -> None:
+    header = b"ObjectType = Image\nNDims = 3\nDimSize = 2 3 4\nElementType = MET_UCHAR\nElementDataFile = "
+    for content in (header + secret + b"\n", ATTACHED.replace(b"NRRD", b"\nNRRD") + b"data file: " + secret + b"\n\n"):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(InvalidVolume, match="cannot be read"):
+            read_volume(tmp_path / name, "CT")
+
+
+def test_a_header_without_an_end_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.nrrd").write_bytes(ATTACHED)
+    with pytest.raises(InvalidVolume, match="empty line"):
+        read_volume(tmp_path / "x.nrrd", "CT")

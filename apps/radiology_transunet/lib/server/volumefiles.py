@@ -1,5 +1,8 @@
 """Image and label files that clients upload and download: NIfTI, NRRD and Slicer's .seg.nrrd.
 
+Formats whose header may name another file as the place of the voxels are not read: such an upload would hand out any
+file of the server. NRRD is read when its voxels follow its header.
+
 SimpleITK reads and writes them: it works in LPS millimetres like core. Its arrays come as (slice, row, column), its
 positions and directions per axis as (column, row, slice).
 """
@@ -17,7 +20,22 @@ from lib.core.errors import GeometryMismatch, InvalidInput, InvalidSegmentation,
 from lib.core.geometry import Geometry
 from lib.core.values import Volume
 
-SUFFIXES = (".seg.nrrd", ".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha")
+READERS: Mapping[str, str] = {
+    ".seg.nrrd": "NrrdImageIO",
+    ".nii.gz": "NiftiImageIO",
+    ".nii": "NiftiImageIO",
+    ".nrrd": "NrrdImageIO",
+}
+"""By ending, the one reader that SimpleITK may use: it would choose by content otherwise."""
+
+SUFFIXES = tuple(READERS)
+NRRD_MAGIC = b"NRRD"
+MAX_HEADER = 2**20
+"""Bytes; Slicer's header of a hundred segments has some ten thousand."""
+
+ELSEWHERE = re.compile(rb"\s*data\s*file\s*:", re.IGNORECASE)
+"""A header field that names the file with the voxels; the format knows two spellings."""
+
 WRITABLE = (".nii.gz", ".nii", ".nrrd")
 SEGMENT_KEY = re.compile(r"Segment(\d+)_(Name|LabelValue|Layer)")
 UPLOAD_TOLERANCE_MM = 0.1
@@ -125,8 +143,11 @@ def _mismatch(geometry: Geometry, target: Geometry) -> GeometryMismatch:
 def _read(path: Path) -> Any:
     import SimpleITK as sitk  # noqa: N813
 
+    reader = READERS[suffix_of(path.name)]
+    if reader == "NrrdImageIO":
+        _require_attached(path)
     try:
-        image = sitk.ReadImage(str(path))
+        image = sitk.ReadImage(str(path), imageIO=reader)
     except RuntimeError as error:
         lines = str(error).replace(str(path), "the file").strip().splitlines()
         reason = lines[-1] if lines else "unknown format"
@@ -134,6 +155,24 @@ def _read(path: Path) -> Any:
     if image.GetDimension() != 3:
         raise InvalidVolume(f"an image volume has 3 axes, the upload has {image.GetDimension()}")
     return image
+
+
+def _require_attached(path: Path) -> None:
+    """Refuse a NRRD file whose voxels do not follow its own header.
+
+    Raises:
+        InvalidVolume: it is no NRRD file, names another file, or has no end of its header.
+    """
+    with path.open("rb") as file:
+        head = file.read(MAX_HEADER)
+    if not head.startswith(NRRD_MAGIC):
+        raise InvalidVolume("the upload cannot be read as an image volume: a NRRD file begins with NRRD")
+    for line in head.splitlines():
+        if not line:
+            return
+        if ELSEWHERE.match(line):
+            raise InvalidVolume("a NRRD upload must hold its voxels itself, its header names another file")
+    raise InvalidVolume(f"the header of a NRRD upload ends with an empty line within {MAX_HEADER} bytes, got none")
 
 
 def _array(image: Any) -> npt.NDArray[Any]:
