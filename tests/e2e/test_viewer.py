@@ -28,6 +28,8 @@ SCREENSHOTS = os.environ.get("TRANSUNET_SCREENSHOTS", "")
 """Folder for pictures of the pages; empty = none are made."""
 
 WAIT_MS = 120_000
+TASK = "phantom_ct"
+"""Served as the second task: what the viewer shows must not depend on the order."""
 
 pytestmark = [
     pytest.mark.browser,
@@ -51,7 +53,7 @@ def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OrthancProcess
 @pytest.fixture(scope="module")
 def services(orthanc: OrthancProcess, tmp_path_factory: pytest.TempPathFactory) -> Services:
     var = tmp_path_factory.mktemp("site") / "var"
-    found = install(orthanc, var)
+    found = install(orthanc, var, tasks=f"hippocampus_mr,{TASK}")
     (var / "ohif").symlink_to(VIEWER)
     return found
 
@@ -59,20 +61,20 @@ def services(orthanc: OrthancProcess, tmp_path_factory: pytest.TempPathFactory) 
 @pytest.fixture(scope="module")
 def source(services: Services) -> SourceSeries:
     """A phantom in the archive with a draft: what a good model would draw."""
-    [case] = phantom_cohort(services.task().schema, ("draft",))
+    [case] = phantom_cohort(services.task(TASK).schema, ("draft",))
     images = case_files(case).images
     services.archive.store(list(images))
     settle(services)
     found = assemble(images)
     drafted(services, found, match_slice_order(case.load()[1], found.geometry))
-    query.refresh_queues(services, services.task())
+    query.refresh_queues(services, services.task(TASK))
     return found
 
 
 @pytest.fixture(scope="module")
 def serving(orthanc: OrthancProcess, services: Services, source: SourceSeries) -> Iterator[Serving]:
     var = services.settings.var
-    with serve(conf_of(orthanc, var), var.parent) as running:
+    with serve(conf_of(orthanc, var, tasks=f"hippocampus_mr,{TASK}"), var.parent) as running:
         yield running
 
 
@@ -99,10 +101,8 @@ def drafted(services: Services, source: SourceSeries, mask: Mask) -> None:
     """Record a mask as the model's draft and bring its SEG into the archive."""
     sop_uid, seg_uid = new_uid(), new_uid()
     origin = SegOrigin("AUTOMATIC", "radiology_transunet", "TransUNet phantom_ct", "1", "Draft phantom_ct v1")
-    draft = NewDraft(
-        source.series_uid, services.task().name, "radiology_transunet", 1, "model", sop_uid, seg_uid, mask.voxels()
-    )
-    scores = {name: 0.1 * (place + 1) for place, name in enumerate(services.task().schema.names)}
+    draft = NewDraft(source.series_uid, TASK, "radiology_transunet", 1, "model", sop_uid, seg_uid, mask.voxels())
+    scores = {name: 0.1 * (place + 1) for place, name in enumerate(services.task(TASK).schema.names)}
     services.ledger.annotations.add_draft(draft, seg_file(mask, source, origin, sop_uid, seg_uid), scores)
     deliver_outbox(services)
 
@@ -116,6 +116,8 @@ def picture(page: Page, name: str) -> None:
 
 def test_the_worklist_leads_to_the_case(page: Page, source: SourceSeries, requests: list[Request]) -> None:
     page.goto("/worklist")
+    expect(page.get_by_text("No series yet")).to_be_visible()
+    page.get_by_label("Task").select_option(TASK)
     row = page.locator(f"tr[data-series='{source.series_uid}']")
     expect(row.get_by_text("Draft ready")).to_be_visible()
     expect(row).to_contain_text("liver")
@@ -123,6 +125,9 @@ def test_the_worklist_leads_to_the_case(page: Page, source: SourceSeries, reques
     row.get_by_role("link", name="Open").click()
     expect(page.locator("transunet-panel").get_by_text("draft ready")).to_be_visible(timeout=WAIT_MS)
     assert source.study_uid in page.url
+    expect(page.locator("transunet-panel").get_by_text(TASK)).to_be_visible()
+    page.locator("transunet-panel").get_by_role("link", name="Worklist").click()
+    expect(row).to_be_visible()
 
 
 def test_the_draft_opens_in_the_viewer_with_its_named_segments_and_is_stored_as_a_label(

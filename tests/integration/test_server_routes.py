@@ -397,13 +397,36 @@ def test_the_panel_takes_a_case_gives_it_back_and_asks_for_a_draft(
     assert web.get("/cases").status_code == 400
 
 
+def test_with_several_tasks_each_case_is_opened_and_taken_for_its_own(
+    own_orthanc: OrthancProcess, tmp_path: Path, open_web: Callable[[Settings], Web]
+) -> None:
+    services = install(own_orthanc, tmp_path / "var2", tasks="hippocampus_mr,phantom_ct")
+    web = open_web(services.settings)
+    ct, mr = upload(services, body(0), "P1"), upload(services, replace(body(1), modality="MR"), "P2")
+    settle(services)
+    for task in services.tasks.values():
+        query.refresh_queues(services, task)
+    for task, source in (("hippocampus_mr", mr), ("phantom_ct", ct)):
+        [row] = web.get(f"/worklist.json?task={task}").json()["cases"]
+        offered = web.post("/activelearning/random", json={"task": task}, headers=ANNA).json()
+        assert row["series"] == offered["id"] == source.series_uid
+        assert row["viewer"] == offered["viewer"]
+        assert row["viewer"].endswith(f"&task={task}")
+        held = web.post(f"/cases/{source.series_uid}/hold?task={task}", headers=ANNA).json()
+        assert (held["task"]["name"], held["case"]["holder"]) == (task, "anna")
+        for by in (f"series={source.series_uid}", f"study={source.study_uid}"):  # opened from the viewer's own list
+            assert web.get(f"/cases?{by}").json()["task"]["name"] == task
+    assert web.get(f"/cases?series={ct.series_uid}&task=hippocampus_mr").status_code == 404
+    assert web.get(f"/cases?series={ct.series_uid}&task=other").status_code == 404
+
+
 def test_the_worklist_shows_state_place_and_the_way_into_the_viewer(web: Web, source: SourceSeries) -> None:
     answer = web.get("/worklist.json", headers=ANNA).json()
     [row] = [row for row in answer["cases"] if row["series"] == source.series_uid]
     assert (row["state"], row["rank"]) == ("todo", 1)
     assert row["why"]
     assert row["viewer"] == (
-        f"/segmentation?StudyInstanceUIDs={source.study_uid}&initialSeriesInstanceUID={source.series_uid}"
+        f"/segmentation?StudyInstanceUIDs={source.study_uid}&initialSeriesInstanceUID={source.series_uid}&task=phantom_ct"
     )
     assert answer["overview"]["counts"]["todo"] == 1
     assert answer["champion"] is None

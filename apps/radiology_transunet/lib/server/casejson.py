@@ -19,8 +19,8 @@ def task_json(task: Task) -> dict[str, Any]:
     return {"name": task.name, "description": task.description, "labels": labels}
 
 
-def case_json(case: Case) -> dict[str, Any]:
-    """One series."""
+def case_json(case: Case, task: str) -> dict[str, Any]:
+    """One series, as a case of a task."""
     row = case.series
     return {
         "series": row.series_uid,
@@ -37,7 +37,7 @@ def case_json(case: Case) -> dict[str, Any]:
         "reason": row.reason,
         "findings": list(row.findings),
         "arrived": iso(row.created_at),
-        "viewer": viewer_path(row.study_uid, row.series_uid),
+        "viewer": viewer_path(row.study_uid, row.series_uid, task),
         "rank": case.place.rank + 1 if case.place else None,
         "why": case.place.why if case.place else "",
         "score": finite(case.place.score) if case.place else None,
@@ -103,9 +103,9 @@ def job_json(row: JobRow) -> dict[str, Any]:
     }
 
 
-def cases_json(cases: Iterable[Case]) -> list[dict[str, Any]]:
-    """Many series."""
-    return [case_json(case) for case in cases]
+def cases_json(cases: Iterable[Case], task: str) -> list[dict[str, Any]]:
+    """Many series, as cases of a task."""
+    return [case_json(case, task) for case in cases]
 
 
 def voxel_ml(row: SeriesRow) -> float | None:

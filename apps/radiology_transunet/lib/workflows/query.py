@@ -122,10 +122,10 @@ def _assignment(task: Task, lease: LeaseRow) -> Assignment:
         score=lease.score,
         why=lease.why,
         lease_until=lease.expires_at,
-        viewer_path=viewer_path(lease.study_uid, lease.series_uid),
+        viewer_path=viewer_path(lease.study_uid, lease.series_uid, task.name),
     )
 
 
-def viewer_path(study_uid: str, series_uid: str) -> str:
-    """Path and query that open a series of a study in the viewer's segmentation mode."""
-    return f"/segmentation?StudyInstanceUIDs={study_uid}&initialSeriesInstanceUID={series_uid}"
+def viewer_path(study_uid: str, series_uid: str, task: str) -> str:
+    """Path and query that open a series of a study in the viewer's segmentation mode; the task is for our panel."""
+    return f"/segmentation?StudyInstanceUIDs={study_uid}&initialSeriesInstanceUID={series_uid}&task={task}"

@@ -49,6 +49,7 @@
   window.transunet = {
     user,
     setUser,
+    worklistPath: task => (task ? `/worklist?${query({ task })}` : '/worklist'),
     worklist: (task, state) => ask('GET', `/worklist.json?${query({ task, state })}`),
     case: (study, series, task) => ask('GET', `/cases?${query({ study, series, task })}`),
     hold: (series, task) => ask('POST', `/cases/${series}/hold?${query({ task })}`),

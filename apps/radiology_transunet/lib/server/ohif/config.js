@@ -7,7 +7,7 @@ window.config = {
       React.createElement(
         'a',
         {
-          href: '/worklist',
+          href: window.transunet.worklistPath(new URLSearchParams(window.location.search).get('task')),
           title: 'Cases of the task, in the order that helps the model most',
           style: { color: '#5acce6', fontSize: 14, whiteSpace: 'nowrap' },
           onClick: event => event.stopPropagation(),

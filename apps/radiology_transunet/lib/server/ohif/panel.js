@@ -69,6 +69,11 @@
       this.stopListening();
     }
 
+    /** Name of the task of this case; of the address while no case was found; '' leaves the choice to the server. */
+    get task() {
+      return this.answer ? this.answer.task.name : this.viewer.openCase().task;
+    }
+
     /** The first stroke takes the case, so that a label stored by OHIF's own menu has an author too. */
     async noteEdit() {
       if (!this.answer || this.busy || this.taking || this.answer.case.holder === this.answer.user) return;
@@ -86,8 +91,8 @@
     /** Ask for the case again; draws only what changed, so that focus and selection stay. */
     async refresh() {
       try {
-        const { study, series } = this.viewer.openCase();
-        const answer = await window.transunet.case(study, series);
+        const { study, series, task } = this.viewer.openCase();
+        const answer = await window.transunet.case(study, series, task);
         const changed = JSON.stringify(answer) !== JSON.stringify(this.answer);
         if (changed) this.noteSaved(this.answer, answer);
         this.answer = answer;
@@ -184,7 +189,7 @@
         button('Pre-segment now', () => this.presegment(), open, 'Let the present model draft this case'),
         button('Skip', () => this.skip(), open, 'Give this case back and open the next one'),
         button('Next case', () => this.next(), true, 'Open the case that helps the model most', done ? 'wide main' : 'wide'),
-        element('a', { href: '/worklist' }, 'Worklist')
+        element('a', { href: window.transunet.worklistPath(this.task) }, 'Worklist')
       );
     }
 
@@ -259,17 +264,17 @@
     async presegment() {
       const { series } = this.answer.case;
       this.say('The model works on this case …');
-      this.answer = await window.transunet.draft(series);
+      this.answer = await window.transunet.draft(series, this.task);
       return this.answer.case.draft.nothing_found ? 'The model found nothing.' : 'Draft ready.';
     }
 
     async skip() {
-      await window.transunet.release(this.answer.case.series);
+      await window.transunet.release(this.answer.case.series, this.task);
       return this.next();
     }
 
     async next() {
-      const found = await window.transunet.next(this.answer ? this.answer.strategy : 'random');
+      const found = await window.transunet.next(this.answer ? this.answer.strategy : 'random', this.task);
       if (!found.id) return 'No case is free right now.';
       if (this.answer && found.id === this.answer.case.series) return 'This case is still yours: submit or skip it first.';
       window.location.assign(found.viewer);
@@ -280,7 +285,7 @@
     async takeCase() {
       const { series } = this.answer.case;
       try {
-        this.answer = await window.transunet.hold(series);
+        this.answer = await window.transunet.hold(series, this.task);
       } catch (error) {
         const { holder, held_until: until } = this.answer.case;
         if (error.status === 409 && holder) error.message = `${holder} works on this case until ${clock(until)}.`;

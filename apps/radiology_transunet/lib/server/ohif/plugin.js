@@ -19,11 +19,12 @@
       return shown?.SeriesInstanceUID;
     }
 
-    /** Study and series that the viewer shows; the address counts until images are there. */
+    /** Study and series that the viewer shows (the address counts until images are there), and the task in the address. */
     function openCase() {
       const address = new URLSearchParams(window.location.search);
       const byName = name => [...address].find(([key]) => key.toLowerCase() === name)?.[1] || '';
-      return { study: byName('studyinstanceuids').split(',')[0], series: activeSeries() || byName('initialseriesinstanceuid') };
+      const series = activeSeries() || byName('initialseriesinstanceuid');
+      return { study: byName('studyinstanceuids').split(',')[0], series, task: byName('task') };
     }
 
     /** The display set of a series; asks the archive again when OHIF does not know it yet. */

@@ -205,6 +205,7 @@
 
   $('task').addEventListener('change', () => {
     chosen.task = $('task').value;
+    window.history.replaceState(null, '', server.worklistPath(chosen.task));
     refresh();
   });
   $('strategy').addEventListener('change', () => {

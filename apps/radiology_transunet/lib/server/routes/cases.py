@@ -9,8 +9,10 @@ from lib.server.casejson import case_json, task_json
 from lib.server.context import Context, Ctx
 from lib.server.identity import annotator
 from lib.server.images import series_uid
+from lib.taskfile import Task
 from lib.workflows import query, worklist
 from lib.workflows.presegment import deliver_outbox, presegment
+from lib.workflows.services import Services
 
 router = APIRouter(prefix="/cases")
 
@@ -41,7 +43,7 @@ async def draft(context: Ctx, request: Request, series: str, task: str = "") -> 
 
 def _find(context: Context, user: str, study: str, series: str, task_name: str) -> dict[str, Any]:
     services = context.services
-    task = services.task(task_name)
+    task = _task_of(services, task_name, study, series)
     if series:
         case = worklist.case(services, task, series_uid(series))
     elif study:
@@ -53,22 +55,36 @@ def _find(context: Context, user: str, study: str, series: str, task_name: str) 
         "login": bool(context.settings.server.password),
         "strategy": context.settings.query.strategy,
         "task": task_json(task),
-        "case": case_json(case),
+        "case": case_json(case, task.name),
     }
 
 
 def _hold(context: Context, user: str, series: str, task_name: str) -> dict[str, Any]:
-    query.hold(context.services, context.services.task(task_name), series, user)
+    query.hold(context.services, _task_of(context.services, task_name, "", series), series, user)
     return _find(context, user, "", series, task_name)
 
 
 def _release(context: Context, user: str, series: str, task_name: str) -> dict[str, Any]:
-    query.release(context.services, context.services.task(task_name), series, user)
+    query.release(context.services, _task_of(context.services, task_name, "", series), series, user)
     return _find(context, user, "", series, task_name)
 
 
 def _draft(context: Context, user: str, series: str, task_name: str) -> dict[str, Any]:
     services = context.services
-    presegment(services, context.champions, services.task(task_name), series)
+    presegment(services, context.champions, _task_of(services, task_name, "", series), series)
     deliver_outbox(services)
     return _find(context, user, "", series, task_name)
+
+
+def _task_of(services: Services, name: str, study: str, series: str) -> Task:
+    """The named task; without a name the first one that takes the series, or a series of the study."""
+    if name:
+        return services.task(name)
+    rows = services.ledger.series.list()
+    here = [row for row in rows if (row.series_uid == series if series else row.study_uid == study)]
+    fitting = (
+        task
+        for task in services.tasks.values()
+        if any(task.why_not(row.modality, row.description) is None for row in here)
+    )
+    return next(fitting, services.task())

@@ -66,5 +66,5 @@ def _rows(context: Context, task_name: str, state: str, limit: int) -> dict[str,
         "champion": describe.champion(services, task, context.warm.is_set()),
         "overview": overview_json(worklist.overview(services, task, cases)),
         "total": len(wanted),
-        "cases": cases_json(wanted[: max(0, limit)]),
+        "cases": cases_json(wanted[: max(0, limit)], task.name),
     }
