@@ -441,3 +441,25 @@ def test_fractional_frames_without_a_segment_number_are_refused(source, painted,
     del seg.PerFrameFunctionalGroupsSequence[0].SegmentIdentificationSequence
     with pytest.raises(InvalidSegmentation, match="frame 1 does not say which segment"):
         read_seg(seg, series, schema)
+
+
+def test_a_series_with_rounded_cosines_takes_back_its_segs(
+    painted, through_bytes, schema, identity
+) -> None:
+    """Some scanners write four decimals: at the far corner of 512 pixels that is a tenth of a millimetre."""
+    turn, tilt = 0.3217, 0.1113
+    row = np.array([np.cos(turn), np.sin(turn), 0.0])
+    column = np.array([-np.sin(turn) * np.cos(tilt), np.cos(turn) * np.cos(tilt), np.sin(tilt)])
+    affine = np.eye(4)
+    affine[:3, :3] = np.stack([np.cross(row, column) * 3.0, column * 0.8, row * 0.8], axis=1)
+    grid = Geometry((2, 512, 512), affine)
+    datasets = series_to_datasets(Volume(np.zeros(grid.shape, np.float32), grid, "CT"), identity())
+    for dataset in datasets:
+        dataset.ImageOrientationPatient = [round(float(x), 4) for x in dataset.ImageOrientationPatient]
+    source = assemble([through_bytes(dataset) for dataset in datasets])
+    mask = painted(source.geometry)
+    for seg in (
+        write_seg(mask, source, DRAFT, new_uid()),
+        ohif_seg(mask, source, {name: n for n, name in enumerate(schema.names, 1)}),
+    ):
+        np.testing.assert_array_equal(read_seg(through_bytes(seg), source, schema).array, mask.array)

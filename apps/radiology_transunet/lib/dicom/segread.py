@@ -4,8 +4,9 @@ Reads BINARY, FRACTIONAL and LABELMAP objects of any writer. Frames are placed b
 frame content or order: OHIF writes no FrameContentSequence, and some slices have no frame.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -74,7 +75,8 @@ class _Placement:
     def __init__(self, source: SourceSeries) -> None:
         geometry = source.geometry
         self._corners_index = np.array([(0, 0), (geometry.shape[1] - 1, 0), (0, geometry.shape[2] - 1)], dtype=float)
-        self._plane = geometry.affine[:3, 1:3]
+        stated = _plane(source.headers[0].ImageOrientationPatient, source.headers[0].PixelSpacing)
+        self._planes = (geometry.affine[:3, 1:3], stated)  # straightened, and as written: cosines may be rounded
         even_mm = geometry.to_lps([(index, 0, 0) for index in range(geometry.shape[0])])
         stated_mm = np.array([[float(x) for x in header.ImagePositionPatient] for header in source.headers])
         self._starts_mm = np.stack([stated_mm, even_mm])  # (2, S, 3): where slices say they are, and the even grid
@@ -111,15 +113,20 @@ class _Placement:
         measures = functional_group(dataset, index, "PixelMeasuresSequence")
         if orientation is None or measures is None:
             raise InvalidSegmentation(f"frame {index + 1} has no PlaneOrientationSequence or PixelMeasuresSequence")
-        cosines = np.array([float(x) for x in orientation.ImageOrientationPatient]).reshape(2, 3)
-        row_gap_mm, column_gap_mm = (float(x) for x in measures.PixelSpacing)
-        plane = np.stack([cosines[1] * row_gap_mm, cosines[0] * column_gap_mm], axis=1)  # (3, 2), as in the affine
-        off_mm = float(np.linalg.norm(self._corners_index @ (plane - self._plane).T, axis=1).max())
+        plane = _plane(orientation.ImageOrientationPatient, measures.PixelSpacing)
+        off_mm = min(float(np.linalg.norm(self._corners_index @ (plane - own).T, axis=1).max()) for own in self._planes)
         if off_mm > PLANE_TOLERANCE_MM:
             raise InvalidSegmentation(
                 f"frame {index + 1} must lie on the pixels of the series within {PLANE_TOLERANCE_MM} mm, a corner is "
                 f"{off_mm:.3f} mm off; is it turned, flipped or of another pixel spacing?"
             )
+
+
+def _plane(orientation: Iterable[Any], spacing: Iterable[Any]) -> FloatArray:
+    """Steps in mm to the next row and the next column, (3, 2) as in the affine, of DICOM's own words."""
+    cosines = np.array([float(x) for x in orientation]).reshape(2, 3)
+    row_gap_mm, column_gap_mm = (float(x) for x in spacing)
+    return np.stack([cosines[1] * row_gap_mm, cosines[0] * column_gap_mm], axis=1)
 
 
 class _Canvas:

@@ -176,7 +176,7 @@ def _directions(datasets: Sequence[Dataset]) -> tuple[FloatArray, FloatArray]:
         )
     row, column = found[0, :3], found[0, 3:]
     skew = max(abs(float(row @ column)), abs(float(row @ row) - 1), abs(float(column @ column) - 1))
-    if skew > 10 * DIRECTION_TOLERANCE:
+    if skew > UNIT_TOLERANCE:
         raise InconsistentSeries(
             f"ImageOrientationPatient must be two orthogonal unit vectors, got {found[0].tolist()}"
         )
