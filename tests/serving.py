@@ -15,6 +15,8 @@ from types import TracebackType
 import httpx
 import psutil
 
+from lib.settings import SECRETS
+
 APP = Path(__file__).resolve().parents[1] / "apps" / "radiology_transunet"
 READY_TIMEOUT_S = 240.0  # of a machine that does other things; the promise of 25 s is measured in its own test
 STOP_TIMEOUT_S = 30.0
@@ -95,10 +97,11 @@ def serve(
     conf: Sequence[tuple[str, str]], folder: Path, *options: str, environment: Mapping[str, str] | None = None
 ) -> Serving:
     """Start `transunet-label serve` on a free port and wait for its first answer."""
-    flags = [part for name, value in conf for part in ("--conf", f"{name}={value}")]
+    flags = [part for name, value in conf if name not in SECRETS for part in ("--conf", f"{name}={value}")]
+    secret = {f"TRANSUNET_{name.upper().replace('.', '__')}": value for name, value in conf if name in SECRETS}
     port = free_port()
     command = [sys.executable, "-m", "lib.cli", *flags, "serve", "--port", str(port), *options]
-    return launch(command, f"http://127.0.0.1:{port}", "/health", folder, environment)
+    return launch(command, f"http://127.0.0.1:{port}", "/health", folder, {**secret, **(environment or {})})
 
 
 def launch(

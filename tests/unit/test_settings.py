@@ -92,3 +92,38 @@ def test_the_default_state_folder_does_not_depend_on_where_a_command_runs(tmp_pa
     monkeypatch.chdir(tmp_path)
     assert load().var == here
     assert load(environ={"TRANSUNET_VAR": "own"}).var == tmp_path / "own"
+
+
+def test_a_password_inside_an_address_is_refused_in_a_file(tmp_path):
+    own = tmp_path / "own.yaml"
+    own.write_text("ledger: {url: 'postgresql+psycopg://u:hunter2@db/ledger'}\n")
+    with pytest.raises(InvalidSettings, match="TRANSUNET_LEDGER__URL") as refused:
+        load(path=own)
+    assert "hunter2" not in str(refused.value)
+    own.write_text("ledger: {url: 'postgresql+psycopg://u@db/ledger'}\n")
+    assert load(path=own).ledger.url == "postgresql+psycopg://u@db/ledger"
+
+
+@pytest.mark.parametrize("name", ["TRANSUNET_ARCHIVE_URL", "TRANSUNET_SERVER_PASSWORD"])
+def test_a_variable_with_one_underscore_is_refused_with_the_name_that_was_meant(name):
+    section, key = name.split("_")[1:]
+    with pytest.raises(InvalidSettings, match=f"is TRANSUNET_{section}__{key} meant"):
+        load(environ={name: "x"})
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("ingest.poll_s", "0"),
+        ("worker.threads", "0"),
+        ("worker.attempts", "0"),
+        ("query.lease_s", "-1"),
+        ("query.strategy", "entropyy"),
+        ("retrain.tolerance", "-5"),
+        ("archive.url", "http://tu:hunter2@orthanc:8042"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_and_no_secret_is_shown(option, value):
+    with pytest.raises(InvalidSettings, match=option) as refused:
+        load([(option, value)])
+    assert "hunter2" not in str(refused.value)

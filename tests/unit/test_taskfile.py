@@ -48,7 +48,7 @@ def test_a_task_of_ones_own_is_read_from_its_path(write):
     assert task.schema.names == ("core", "edema")
     assert task.labels[1].color == (0, 255, 0)
     assert task.common_labels == ("core", "edema")
-    assert load_task(write(GOOD + "rare: [edema]\n")).common_labels == ("core",)
+    assert load_task(write(GOOD + "rare: [Edema]\n")).common_labels == ("core",)
 
 
 @pytest.mark.parametrize(

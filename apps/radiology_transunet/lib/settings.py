@@ -8,9 +8,10 @@ TRANSUNET_ARCHIVE__URL; secrets come from there alone.
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
 
@@ -35,6 +36,8 @@ ROOT = APP_FOLDER.parents[1]
 DEFAULTS = APP_FOLDER / "config" / "default.yaml"
 PREFIX = "TRANSUNET_"
 SECRETS = ("archive.password", "server.password", "ledger.pseudonym_key")
+URLS = ("ledger.url", "registry.uri")
+"""These may hold a password."""
 SHORT = {"TRANSUNET_VAR": "var", "TRANSUNET_TASKS": "tasks"}
 
 Tree = dict[str, Any]
@@ -82,11 +85,11 @@ def load_settings(
     tree = _read_yaml(DEFAULTS)
     own = path or (Path(environ["TRANSUNET_CONFIG"]) if environ.get("TRANSUNET_CONFIG") else None)
     if own is not None:
-        _refuse_secrets(own, own_tree := _read_yaml(own))
+        refuse_secrets(str(own), own_tree := _read_yaml(own))
         _merge(tree, own_tree, str(own), origin)
     for source, pairs in (("environment", _from_environment(environ)), ("--conf", conf)):
         for key, text in pairs:
-            _merge(tree, _nested(key, _value(tree, key, text)), f"{source} ({key})", origin)
+            _merge(tree, nested(key, _value(tree, key, text)), f"{source} ({key})", origin)
     if "var" not in origin:  # not where the command happens to run: cron would start a second, empty installation
         tree["var"] = ROOT / tree["var"]
     tree["var"] = str(Path(tree["var"]).expanduser().resolve())
@@ -109,6 +112,17 @@ def _from_environment(environ: Mapping[str, str]) -> Iterable[tuple[str, str]]:
             yield SHORT[name], text
         elif name.startswith(PREFIX) and "__" in name:
             yield name.removeprefix(PREFIX).lower().replace("__", "."), text
+        elif name.startswith(PREFIX) and _section(name):
+            section, key = _section(name), name.removeprefix(PREFIX)
+            meant = f"{PREFIX}{section}__{key.removeprefix(section).lstrip('_')}"
+            raise InvalidSettings(f"{name}: two underscores part section and key; is {meant} meant?")
+
+
+def _section(variable: str) -> str:
+    """The section that a variable starts with, for those who wrote one underscore; "" for other variables."""
+    start = variable.removeprefix(PREFIX).partition("_")[0]
+    sections = (option.name.upper() for option in fields(Settings) if option.name not in SHORT.values())
+    return start if start in sections and start != variable.removeprefix(PREFIX) else ""
 
 
 def environment_of(settings: Settings) -> dict[str, str]:
@@ -140,9 +154,10 @@ def _value(tree: Tree, key: str, text: str) -> object:
     return value
 
 
-def _nested(key: str, value: object) -> Tree:
+def nested(key: str, value: object) -> Tree:
+    """The option as a tree of sections, as a file would hold it."""
     head, _, rest = key.partition(".")
-    return {head: _nested(rest, value) if rest else value}
+    return {head: nested(rest, value) if rest else value}
 
 
 def _merge(tree: Tree, over: Tree, source: str, origin: dict[str, str], path: tuple[str, ...] = ()) -> None:
@@ -159,9 +174,11 @@ def _merge(tree: Tree, over: Tree, source: str, origin: dict[str, str], path: tu
             origin[dotted(here)] = source
 
 
-def _refuse_secrets(path: Path, tree: Tree) -> None:
-    for secret in SECRETS:
-        section, _, key = secret.partition(".")
-        if isinstance(tree.get(section), dict) and tree[section].get(key):
-            name = f"{PREFIX}{section.upper()}__{key.upper()}"
-            raise InvalidSettings(f"{path}: {secret} is a secret; set it in the environment as {name}")
+def refuse_secrets(source: str, tree: Tree) -> None:
+    """Raise InvalidSettings for a secret: in a file it ends in back-ups, on a command line in the list of processes."""
+    for name in (*SECRETS, *URLS):
+        section, _, key = name.partition(".")
+        value = tree.get(section, {}).get(key) if isinstance(tree.get(section), dict) else None
+        if value and (name in SECRETS or urlsplit(str(value)).password):
+            variable = f"{PREFIX}{section.upper()}__{key.upper()}"
+            raise InvalidSettings(f"{source}: {name} holds a secret; set it in the environment as {variable}")

@@ -70,7 +70,8 @@ class Task:
     @property
     def common_labels(self) -> tuple[str, ...]:
         """Names of the labels that count in the mean Dice: all but the rare ones."""
-        return tuple(name for name in self.schema.names if name not in self.rare)
+        rare = {name.strip().casefold() for name in self.rare}
+        return tuple(name for name in self.schema.names if name.casefold() not in rare)
 
     def why_not(self, modality: str, series_description: str) -> str | None:
         """Why a series is not for this task, or None when it is."""

@@ -19,9 +19,12 @@ def current_settings(overrides: dict[str, str] | None = None) -> "Settings":
     Args:
         overrides: by option ("server.port"), what the command's own options say.
     """
-    from lib.settings import load_settings
+    from lib.settings import load_settings, nested, refuse_secrets
 
-    return load_settings([*conf_pairs(), *(overrides or {}).items()])
+    pairs = conf_pairs()
+    for key, value in pairs:
+        refuse_secrets("--conf", nested(key, value))
+    return load_settings([*pairs, *(overrides or {}).items()])
 
 
 def current_services() -> "Services":

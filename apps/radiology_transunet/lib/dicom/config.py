@@ -29,12 +29,12 @@ class ArchiveConfig:
 
     def __post_init__(self) -> None:
         parts = urlsplit(self.url)
+        if parts.username or parts.password:
+            raise InvalidSettings("archive.url must not carry credentials; set archive.username and archive.password")
         if parts.scheme not in ("http", "https") or not parts.hostname or not parts.path.strip("/"):
             raise InvalidSettings(
                 f"archive.url must be the DICOMweb root, for example http://127.0.0.1:8042/dicom-web, got {self.url!r}"
             )
-        if parts.username or parts.password:
-            raise InvalidSettings("archive.url must not carry credentials; set archive.username and archive.password")
         if not self.timeout_s > 0:
             raise InvalidSettings(f"archive.timeout_s must be above 0 seconds, got {self.timeout_s}")
         object.__setattr__(self, "url", self.url.rstrip("/"))

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import sqlite3
 import time
 import warnings
@@ -19,6 +20,8 @@ MISSING = "RESOURCE_DOES_NOT_EXIST"
 BUSY = "TEMPORARILY_UNAVAILABLE"
 LOCK_TIMEOUT_S = 30
 SQLITE_PREFIX = "sqlite:///"
+PASSWORD = re.compile(r"://[^@/\s]*@")
+"""The account in a URL; messages show none."""
 
 
 def connect(uri: str) -> Any:
@@ -32,7 +35,8 @@ def connect(uri: str) -> Any:
         _use_write_ahead_log(uri)
         return _opened(uri)
     except Exception as error:  # MLflow lets errors of SQLAlchemy, of drivers and of the file system through
-        raise RegistryUnavailable(f"the model registry {uri} must be a database of MLflow: {error}") from error
+        shown = PASSWORD.sub("://***@", f"the model registry {uri} must be a database of MLflow: {error}")
+        raise RegistryUnavailable(shown) from error
 
 
 def load() -> None:

@@ -1,6 +1,6 @@
 """Where model versions and their weights live."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 DATABASE_NAME = "mlflow.db"
@@ -16,7 +16,7 @@ class RegistryConfig:
         models: folder of the weights, one folder a task and a version below it; empty = models/ in the state folder.
     """
 
-    uri: str
+    uri: str = field(repr=False)  # may hold a password
     models: str
 
     def located(self, var: Path) -> "RegistryConfig":

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from lib.core.errors import InvalidSettings
+
 
 @dataclass(frozen=True, slots=True)
 class IngestConfig:
@@ -15,6 +17,10 @@ class IngestConfig:
 
     poll_s: float
     reconcile_s: float
+
+    def __post_init__(self) -> None:
+        _require("ingest.poll_s", self.poll_s, self.poll_s > 0, "above 0 seconds")
+        _require("ingest.reconcile_s", self.reconcile_s, self.reconcile_s > 0, "above 0 seconds")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +57,12 @@ class QueryConfig:
         seed: of the random order.
     """
 
-    strategy: str
+    strategy: Literal["entropy", "random"]
     lease_s: float
     seed: int
+
+    def __post_init__(self) -> None:
+        _require("query.lease_s", self.lease_s, self.lease_s > 0, "above 0 seconds")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +81,12 @@ class RetrainConfig:
     seed: int
     threads: int
 
+    def __post_init__(self) -> None:
+        _require("retrain.tolerance", self.tolerance, 0 <= self.tolerance <= 1, "from 0 to 1")
+        _require("retrain.min_labels", self.min_labels, self.min_labels >= 1, "at least 1")
+        _require("retrain.seed", self.seed, self.seed >= 0, "0 or more")
+        _require("retrain.threads", self.threads, self.threads >= 0, "0 or more")
+
 
 @dataclass(frozen=True, slots=True)
 class WorkerConfig:
@@ -86,3 +101,13 @@ class WorkerConfig:
     threads: int
     job_lease_s: float
     attempts: int
+
+    def __post_init__(self) -> None:
+        _require("worker.threads", self.threads, self.threads >= 1, "at least 1")
+        _require("worker.job_lease_s", self.job_lease_s, self.job_lease_s > 0, "above 0 seconds")
+        _require("worker.attempts", self.attempts, self.attempts >= 1, "at least 1")
+
+
+def _require(name: str, value: float, holds: bool, wanted: str) -> None:
+    if not holds:
+        raise InvalidSettings(f"{name} must be {wanted}, got {value:g}")
