@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Coroutine
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 import httpx
@@ -35,6 +36,10 @@ class Web:
 
     def ask(self, method: str, url: str, **options: Any) -> httpx.Response:
         return self.run(self._send(method, url, options))
+
+    def send(self, method: str, url: str, **options: Any) -> "Future[httpx.Response]":
+        """Ask without waiting for the answer."""
+        return asyncio.run_coroutine_threadsafe(self._send(method, url, options), self._loop)
 
     def get(self, url: str, **options: Any) -> httpx.Response:
         return self.ask("GET", url, **options)

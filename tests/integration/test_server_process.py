@@ -77,10 +77,8 @@ def test_without_an_archive_the_server_comes_up_says_so_and_recovers(
     port = int(own_orthanc.url.rpartition(":")[2])
     own_orthanc.kill()
     with serve(conf, tmp_path, "--no-worker") as it:
-        archive = info(it)["archive"]
-        assert isinstance(archive, dict)
-        assert archive["available"] is False
-        assert own_orthanc.url in archive["error"]
+        eventually(lambda: own_orthanc.url in info(it)["archive"]["error"], what="the archive's state")  # type: ignore[index]
+        assert info(it)["archive"]["available"] is False  # type: ignore[index]
         assert httpx.get(f"{it.url}/dicom-web/studies", trust_env=False).status_code == 503
         folder, user, password = own_orthanc.folder, own_orthanc.username, own_orthanc.password
         with start_orthanc(folder, port, user, password):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -21,14 +22,17 @@ from lib.server.asgi import build_app
 from lib.server.context import Context, open_context
 from lib.server.security import Security
 from lib.server.volumefiles import read_labels, read_volume, write_labels
+from lib.server.watch import ArchiveWatch, impatient
 from lib.settings import Settings
 from lib.workflows import query
 from lib.workflows.services import Services
 from loop import body, install, liver_of, register_random_model, settle, upload
+from serving import eventually
 
 pytestmark = pytest.mark.orthanc
 
 UNKNOWN = "1.2.3.4.5"
+LOOK_EVERY_S = 0.1
 ANNA = {"Cookie": "transunet_user=anna"}
 BEN = {"Cookie": "transunet_user=ben"}
 
@@ -45,7 +49,10 @@ def open_web() -> Iterator[Callable[[Settings], Web]]:
 
     def make(settings: Settings) -> Web:
         app = build_app(settings)
-        app.state.context = open_context(settings)
+        context = open_context(settings)
+        app.state.context = replace(context, watch=ArchiveWatch(impatient(settings.archive), LOOK_EVERY_S))
+        app.state.context.watch.ask()
+        app.state.context.watch.start()
         app.state.context.warm.set()
         made.append((Web(Security(app, settings.server)), app.state.context))
         return made[-1][0]
@@ -492,12 +499,33 @@ def test_an_archive_that_is_away_stops_neither_info_nor_worklist(
     web: Web, source: SourceSeries, served: int, own_orthanc: OrthancProcess
 ) -> None:
     own_orthanc.kill()
-    assert web.get("/info/").json()["archive"]["available"] is False
+    eventually(lambda: web.get("/info/").json()["archive"]["available"] is False, what="the archive's leaving")
     assert web.get("/worklist.json").json()["cases"][0]["series"] == source.series_uid
     answer = web.post(f"/infer/phantom_ct?image={source.series_uid}")
     assert answer.status_code == 503
     assert "Traceback" not in answer.text
     assert web.get("/dicom-web/studies").status_code == 503
+
+
+def test_an_archive_that_accepts_and_never_answers_delays_nothing_that_needs_the_ledger_alone(
+    services: Services, source: SourceSeries, open_web: Callable[[Settings], Web]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=128) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/dicom-web"
+        hung = replace(services.settings, archive=replace(services.settings.archive, url=url, timeout_s=600.0))
+        app = build_app(hung)
+        web = Web(Security(app, hung.server))
+        app.state.context = open_context(hung)
+        app.state.context.watch.start()
+        try:
+            asked = [web.send("GET", path) for path in ("/worklist.json", "/info/") for _ in range(10)]
+            case = web.send("POST", "/activelearning/random").result(60)
+            assert case.json()["id"] == source.series_uid
+            answers = [answer.result(60).json() for answer in asked]
+            assert all(answer["archive"]["available"] is False for answer in answers)
+        finally:
+            web.run(app.state.context.close())
+            web.close()
 
 
 def test_an_inference_that_takes_long_blocks_nobody(

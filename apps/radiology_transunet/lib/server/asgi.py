@@ -50,6 +50,7 @@ def _lifespan(settings: Settings) -> Callable[[FastAPI], AbstractAsyncContextMan
         context = open_context(settings)
         app.state.context = context
         context.services.ledger.upgrade()
+        context.watch.start()
         warm_up = asyncio.create_task(context.heavy.run(_warm_up, context))
         logger.info("serving %s for %s", ", ".join(context.services.tasks), settings.server.url)
         try:

@@ -10,10 +10,10 @@ from typing import Annotated
 import httpx
 from fastapi import Depends, Query, Request
 
-from lib.server.describe import ArchiveWatch
 from lib.server.pool import Pool
 from lib.server.proxy import open_client
 from lib.server.sessions import Sessions
+from lib.server.watch import ArchiveWatch, impatient
 from lib.settings import Settings, load_settings
 from lib.workflows.models import ChampionCache
 from lib.workflows.services import Services, open_services
@@ -64,6 +64,7 @@ class Context:
 
     async def close(self) -> None:
         """Let go of threads and connections."""
+        self.watch.stop()
         self.quick.close()
         self.heavy.close()
         await self.archive.aclose()
@@ -83,7 +84,7 @@ def open_context(settings: Settings) -> Context:
         sessions=Sessions(settings.var / "cache" / "sessions", server.session_expiry_s),
         archive=open_client(settings.archive),
         warm=threading.Event(),
-        watch=ArchiveWatch(services),
+        watch=ArchiveWatch(impatient(settings.archive)),
         uploads=uploads,
         viewer=settings.var / "ohif",
     )

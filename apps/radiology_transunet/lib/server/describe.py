@@ -1,12 +1,7 @@
 """What the server says of itself: models, trainers, strategies, counts and trouble."""
 
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from threading import Lock
 from typing import Any
 
-from lib.core.errors import LabelError
 from lib.ledger.rows import JobRow
 from lib.server.replies import JOB_STATES, timestamp
 from lib.taskfile import Task
@@ -18,7 +13,6 @@ NAME = "radiology_transunet"
 DESCRIPTION = "TransUNet pre-segmentation, choice of the next case and gated retraining. Research use only."
 VERSION = "2.0"
 SCORING = {"queue": "how the present queue is ranked and what it holds"}
-CHECK_EVERY_S = 5.0
 
 
 def models(services: Services) -> dict[str, Any]:
@@ -86,38 +80,6 @@ def _stats(row: JobRow) -> dict[str, Any]:
     if row.started_at and row.finished_at:
         stats["total_time"] = str(row.finished_at - row.started_at).split(".")[0]
     return stats
-
-
-@dataclass(slots=True)
-class ArchiveWatch:
-    """Whether the archive answers; asked at most every few seconds, whoever wants to know.
-
-    Attributes:
-        services: the rooms.
-        clock: seconds that never go back.
-    """
-
-    services: Services
-    clock: Callable[[], float] = time.monotonic
-    _lock: Lock = field(default_factory=Lock)
-    _asked_s: float = float("-inf")
-    _state: Mapping[str, Any] = field(default_factory=dict)
-
-    def state(self) -> Mapping[str, Any]:
-        """Url, whether it is available and, if not, why."""
-        with self._lock:
-            if self.clock() - self._asked_s > CHECK_EVERY_S:
-                self._state = self._ask()
-                self._asked_s = self.clock()
-            return self._state
-
-    def _ask(self) -> Mapping[str, Any]:
-        url = self.services.settings.archive.url
-        try:
-            found = self.services.archive.check()
-        except LabelError as error:
-            return {"url": url, "available": False, "error": str(error)}
-        return {"url": url, "available": True, "version": found.version}
 
 
 def champion(services: Services, task: Task, warm: bool) -> dict[str, Any] | None:

@@ -17,6 +17,7 @@
   const address = new URLSearchParams(window.location.search);
   const chosen = { task: address.get('task') || '', state: address.get('state') || '', strategy: '' };
   let drawn = '';
+  let waiting = 0;
 
   function say(text, isError = false) {
     $('message').textContent = text;
@@ -35,7 +36,13 @@
     }
   }
 
+  /** Ask again and draw what changed; a poll is left out while the one before still waits. */
+  async function poll() {
+    if (!waiting) await refresh();
+  }
+
   async function refresh() {
+    waiting += 1;
     try {
       const answer = await server.worklist(chosen.task, chosen.state);
       const text = JSON.stringify(answer);
@@ -48,6 +55,8 @@
     } catch (error) {
       $('message').dataset.away = 'yes';
       say(error.message, true);
+    } finally {
+      waiting -= 1;
     }
   }
 
@@ -233,5 +242,5 @@
   );
 
   refresh();
-  setInterval(() => document.hidden || refresh(), POLL_MS);
+  setInterval(() => document.hidden || poll(), POLL_MS);
 })();

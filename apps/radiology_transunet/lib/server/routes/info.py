@@ -14,8 +14,7 @@ router = APIRouter(prefix="/info")
 @router.get("/")
 async def info(context: Ctx) -> dict[str, Any]:
     """Models, trainers, strategies, counts, and whether the archive answers."""
-    facts = await context.quick.run(app_info, context)
-    return {**facts, "archive": await context.quick.run(context.watch.state)}
+    return {**await context.quick.run(app_info, context), "archive": context.watch.state()}
 
 
 def app_info(context: Context) -> dict[str, Any]:

@@ -49,7 +49,7 @@ async def shared() -> Response:
 async def rows(context: Ctx, request: Request, task: str = "", state: str = "", limit: int = SHOWN) -> dict[str, Any]:
     """Cases of a task, of one state if asked so, and how the loop is doing."""
     made = await context.quick.run(_rows, context, task, state, limit)
-    return {"user": annotator(request), **made, "archive": await context.quick.run(context.watch.state)}
+    return {"user": annotator(request), **made, "archive": context.watch.state()}
 
 
 def _rows(context: Context, task_name: str, state: str, limit: int) -> dict[str, Any]:
