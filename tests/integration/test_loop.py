@@ -336,6 +336,21 @@ def test_a_new_champion_redrafts_and_the_old_draft_leaves_the_archive(services, 
     assert not services.archive.has_instance(old.sop_instance_uid)
 
 
+def test_a_queued_redraft_waits_until_the_annotator_is_done_with_the_draft_he_sees(services, task, drafted, tmp_path):
+    seen = services.ledger.annotations.latest_draft(drafted.series_uid, task.name)
+    register_random_model(services, task, tmp_path / "second", seed=1)
+    assert enqueue_drafts(services, task) == 1
+    hold(services, task, drafted.series_uid, "anna")
+    settle(services)
+    assert services.ledger.annotations.latest_draft(drafted.series_uid, task.name) == seen
+    assert services.archive.has_instance(seen.sop_instance_uid)
+    services.archive.store([ohif_export(liver_of(task, drafted.geometry), drafted)])
+    settle(services)
+    (label,) = services.ledger.annotations.accepted(task.name)
+    assert label.parent_id == seen.id
+    assert [row.status for row in annotations(services)] == ["accepted", "superseded"]
+
+
 def test_work_goes_on_where_it_stopped_when_the_archive_comes_back(tmp_path):
     port, folder = free_port(), tmp_path / "orthanc"
     with start_orthanc(folder, port, "tester", "secret") as running:

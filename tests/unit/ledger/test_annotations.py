@@ -97,6 +97,43 @@ def test_a_seg_in_an_annotators_hands_is_deleted_only_after_his_lease(ledger: Le
     assert [row.action for row in ledger.outbox.pending()] == ["delete", "store"]
 
 
+def test_a_deletion_waits_for_whoever_holds_the_series_when_it_is_due(ledger: Ledger, clock: Clock) -> None:
+    ledger.annotations.add_draft(draft("1.1", 1, "s1"), b"one")
+    ledger.annotations.add_draft(draft("1.1", 2, "s2"), b"two")
+    for row in ledger.outbox.pending():
+        ledger.outbox.done(row.id)
+    ledger.queue.lease("1.1", TASK, "anna", 60)
+    clock.turn(30)
+    assert ledger.outbox.pending() == []
+    ledger.queue.lease("1.1", TASK, "anna", 60)  # renewed
+    clock.turn(59)
+    assert ledger.outbox.pending(claim_s=5) == []
+    clock.turn(1)
+    assert [(row.action, row.sop_instance_uid) for row in ledger.outbox.pending()] == [("delete", "s1")]
+
+
+def test_a_queued_draft_is_not_made_under_an_annotators_hands(ledger: Ledger, clock: Clock) -> None:
+    old = ledger.annotations.add_draft(draft("1.1", 1, "s1"), b"one")
+    ledger.jobs.add("draft", TASK, {}, "1.1")
+    job = ledger.jobs.take(["draft"], "worker", 600)
+    ledger.queue.lease("1.1", TASK, "anna", 60)
+    with pytest.raises(Conflict, match=r"1\.1 is in an annotator's hands until 2026-03-01 08:01:00 UTC"):
+        ledger.annotations.add_draft(draft("1.1", 2, "s2"), b"two", job=job)
+    assert statuses(ledger) == {old: "draft"}
+    clock.turn(60)
+    assert ledger.annotations.undrafted(TASK, 2) == ["1.1", "1.2"]
+    new = ledger.annotations.add_draft(draft("1.1", 2, "s2"), b"two", job=job)
+    assert statuses(ledger) == {old: "superseded", new: "draft"}
+
+
+def test_a_queued_draft_of_a_series_that_is_not_ready_any_more_is_refused(ledger: Ledger) -> None:
+    ledger.jobs.add("draft", TASK, {}, "1.1")
+    job = ledger.jobs.take(["draft"], "worker", 600)
+    ledger.series.refuse("1.1", "slice 7 is missing")
+    with pytest.raises(Conflict, match="must be ready to be drafted, got refused"):
+        ledger.annotations.add_draft(draft("1.1", 2, "s2"), b"two", job=job)
+
+
 def test_an_accepted_label_supersedes_all_that_is_older(ledger: Ledger) -> None:
     drafted = ledger.annotations.add_draft(draft("1.1", 1, "s1"), b"seg")
     foreign = ledger.annotations.add_draft(NewDraft("1.1", TASK, "AI", origin="foreign_model"))

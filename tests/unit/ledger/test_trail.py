@@ -64,7 +64,6 @@ def test_each_change_of_a_case_leaves_its_trace(ledger: Ledger, clock: Clock) ->
         ("system", "series.added", "1.1"),
         ("system", "series.ready", "1.1"),
         ("transunet", "annotation.draft", f"annotation {made}"),
-        ("system", "queue.rebuilt", f"{TASK} random"),
         ("anna", "lease.taken", "1.1"),
         ("anna", "annotation.submitted", f"annotation {label}"),
         ("chief", "annotation.accepted", f"annotation {label}"),

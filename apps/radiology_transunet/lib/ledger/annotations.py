@@ -52,14 +52,14 @@ class Annotations(AnnotationReads):
         """Enter what a model found; the same SEG again changes nothing.
 
         It supersedes older drafts of the same origin. Their SEG, if ours, will be deleted from the archive, but
-        not while an annotator holds the series.
+        not while an annotator holds the series; a draft made in the background does not even begin to.
 
         Args:
             draft: the draft.
             outbox: its SEG as a DICOM file, to be stored in the archive; None when it is there, or nothing was found.
             scores: by label name, larger = label first.
             embedding: (d,) float32.
-            job: refuse when its worker no longer holds it.
+            job: refuse when its worker no longer holds it, the series is not ready, or an annotator holds the series.
             unless_labelled: refuse when a person was faster.
 
         Returns:
@@ -67,7 +67,7 @@ class Annotations(AnnotationReads):
 
         Raises:
             NotFound: no such series.
-            Conflict: a person was faster, the job is lost, or the SEG is something else already.
+            Conflict: a person was faster, a background draft is not wanted now, or the SEG is something else already.
         """
         now = self.clock()
         with self._write() as connection:
@@ -77,6 +77,8 @@ class Annotations(AnnotationReads):
             known = masks.by_sop(connection, draft.sop_instance_uid)
             if known is not None:
                 return masks.require_twin(known, draft, draft.origin)
+            if job is not None:
+                masks.require_undisturbed(connection, now, draft)
             if unless_labelled and _is_labelled(connection, draft.series_uid, draft.task):
                 raise Conflict(f"series {draft.series_uid} has a person's annotation for {draft.task} already")
             older = masks.supersede(connection, draft.series_uid, draft.task, ("draft",), draft.origin)

@@ -24,7 +24,8 @@ class Jobs(Book):
     """`ledger.jobs`.
 
     A worker holds a job by beating: once its last beat is older than the time it asked for at `take`,
-    another worker may take the job over. What the late one still says is not recorded.
+    another worker may take the job over. What the late one still says is not recorded: whoever speaks
+    of a job in hand shows the row that `take` gave him, and only the newest attempt is heard.
     """
 
     __slots__ = ()
@@ -84,18 +85,17 @@ class Jobs(Book):
             self._note(connection, "job.taken", f"job {job_id}", {"attempt": job.attempts}, worker)
             return job
 
-    def beat(self, job_id: int, worker: str, progress: float | None = None, message: str | None = None) -> bool:
+    def beat(self, job: JobRow, progress: float | None = None, message: str | None = None) -> bool:
         """Tell that the worker is alive; False when the job was cancelled or taken away: stop.
 
         Args:
-            job_id: the job.
-            worker: that holds it.
+            job: as taken.
             progress: 0 to 1; None leaves it.
             message: what it is doing; None leaves it.
         """
         now = self.clock()
         with self._write() as connection:
-            held = sa.select(T.c.lease_s).where(_held(job_id, worker)).with_for_update()
+            held = sa.select(T.c.lease_s).where(_held(job)).with_for_update()
             lease_s = connection.execute(held).scalar()
             if lease_s is None:
                 return False
@@ -104,32 +104,48 @@ class Jobs(Book):
                 values["progress"] = min(1.0, max(0.0, float(progress)))
             if message is not None:
                 values["message"] = message
-            connection.execute(sa.update(T).where(T.c.id == job_id).values(values))
+            connection.execute(sa.update(T).where(T.c.id == job.id).values(values))
             return True
 
-    def finish(self, job_id: int, worker: str, result: Mapping[str, Any] = NOTHING) -> bool:
+    def finish(self, job: JobRow, result: Mapping[str, Any] = NOTHING) -> bool:
         """Record that a job is done; False, and nothing recorded, when the worker no longer holds it."""
         values = {"state": "done", "result": result, "progress": 1.0, "error": "", "finished_at": self.clock()}
         with self._write() as connection:
-            return self._close(connection, job_id, worker, values, {})
+            return self._close(connection, job, values, {})
 
-    def fail(self, job_id: int, worker: str, error: str, retry: bool) -> bool:
+    def fail(self, job: JobRow, error: str, retry: bool) -> bool:
         """Record that a job failed; False, and nothing recorded, when the worker no longer holds it.
 
         With `retry` it is queued again after a pause that doubles each time, until its attempts are used up.
         """
         now = self.clock()
+        values: dict[str, Any] = {"state": "failed", "error": error, "finished_at": now}
+        if retry and job.attempts < job.max_attempts:
+            pause = seconds(min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** (job.attempts - 1)))
+            values = {"state": "queued", "error": error, "worker": None, "not_before": now + pause}
         with self._write() as connection:
-            query = sa.select(T.c.attempts, T.c.max_attempts).where(_held(job_id, worker)).with_for_update()
-            found = connection.execute(query).first()
-            if found is None:
-                return False
-            attempts, most = found
-            values: dict[str, Any] = {"state": "failed", "error": error, "finished_at": now}
-            if retry and attempts < most:
-                pause = seconds(min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** (attempts - 1)))
-                values = {"state": "queued", "error": error, "worker": None, "not_before": now + pause}
-            return self._close(connection, job_id, worker, values, {"error": error})
+            return self._close(connection, job, values, {"error": error})
+
+    def give_back(self, job: JobRow, reason: str, pause_s: float = 0.0) -> bool:
+        """Queue a job again as if it had not been taken: the attempt does not count.
+
+        Args:
+            job: as taken.
+            reason: why it is not done now; shown as its error.
+            pause_s: how long nobody may take it.
+
+        Returns:
+            False, and nothing recorded, when the worker no longer holds it.
+        """
+        values = {
+            "state": "queued",
+            "attempts": job.attempts - 1,
+            "error": reason,
+            "worker": None,
+            "not_before": self.clock() + seconds(pause_s),
+        }
+        with self._write() as connection:
+            return self._close(connection, job, values, {"given back": reason})
 
     def cancel(self, job_id: int) -> None:
         """Cancel a job; a worker that runs it learns so at its next beat.
@@ -170,6 +186,13 @@ class Jobs(Book):
         with self._read() as connection:
             return [JobRow(**found) for found in connection.execute(query).mappings()]
 
+    def last_failed(self, kind: str, task: str) -> builtins.list[JobRow]:
+        """Of each key the newest job, where that one failed."""
+        newest = sa.select(sa.func.max(T.c.id)).where(T.c.kind == kind, T.c.task == task).group_by(T.c.key)
+        with self._read() as connection:
+            found = connection.execute(JOB.where(T.c.id.in_(newest), T.c.state == "failed").order_by(T.c.id))
+            return [JobRow(**row) for row in found.mappings()]
+
     def counts(self) -> dict[JobState, int]:
         """Number of jobs by state; every state has one."""
         with self._read() as connection:
@@ -199,16 +222,11 @@ class Jobs(Book):
                     self._note(connection, "job.failed", f"job {job_id}", {"error": error})
 
     def _close(
-        self,
-        connection: sa.Connection,
-        job_id: int,
-        worker: str,
-        values: Mapping[str, Any],
-        details: Mapping[str, Any],
+        self, connection: sa.Connection, job: JobRow, values: Mapping[str, Any], details: Mapping[str, Any]
     ) -> bool:
-        changed = connection.execute(sa.update(T).where(_held(job_id, worker)).values(values)).rowcount == 1
+        changed = connection.execute(sa.update(T).where(_held(job)).values(values)).rowcount == 1
         if changed:
-            self._note(connection, f"job.{values['state']}", f"job {job_id}", details, worker)
+            self._note(connection, f"job.{values['state']}", f"job {job.id}", details, job.worker or "")
         return changed
 
 
@@ -228,8 +246,10 @@ def _left(now: datetime) -> sa.ColumnElement[bool]:
     return sa.and_(T.c.state == "running", T.c.lease_until <= now)
 
 
-def _held(job_id: int, worker: str) -> sa.ColumnElement[bool]:
-    return sa.and_(T.c.id == job_id, T.c.state == "running", T.c.worker == worker)
+def _held(job: JobRow) -> sa.ColumnElement[bool]:
+    """Whether that worker still holds the job in that attempt."""
+    attempt = sa.and_(T.c.worker == job.worker, T.c.attempts == job.attempts)
+    return sa.and_(T.c.id == job.id, T.c.state == "running", attempt)
 
 
 def _row(connection: sa.Connection, job_id: int) -> JobRow:

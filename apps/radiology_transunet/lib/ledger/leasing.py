@@ -32,6 +32,12 @@ def held(series_uid: Any, task: Any) -> sa.Exists:
     return sa.exists().where(lease.c.series_uid == series_uid, lease.c.task == task, lease.c.ended_at.is_(None))
 
 
+def in_hand(series_uid: Any, at: datetime) -> sa.Exists:
+    """Condition: somebody holds the series for any task at that time; a lease that is over counts no more."""
+    lease = L.alias("hand")
+    return sa.exists().where(lease.c.series_uid == series_uid, lease.c.ended_at.is_(None), lease.c.expires_at > at)
+
+
 def free_case(series_uid: Any, task: Any) -> sa.ColumnElement[bool]:
     """Condition: the series is ready, not labelled and in nobody's hands."""
     case = S.alias("offered")

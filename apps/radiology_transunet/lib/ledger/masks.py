@@ -94,6 +94,17 @@ def require_held(connection: sa.Connection, job: JobRow) -> None:
         raise Conflict(f"job {job.id} must be held by {job.worker} in attempt {job.attempts}, got {found}")
 
 
+def require_undisturbed(connection: sa.Connection, at: datetime, draft: NewDraft) -> None:
+    """Raise Conflict when the series of a background draft is not ready any more, or in somebody's hands."""
+    series = tables.series
+    status = connection.execute(sa.select(series.c.status).where(series.c.series_uid == draft.series_uid)).scalar_one()
+    if status != "ready":
+        raise Conflict(f"series {draft.series_uid} must be ready to be drafted, got {status}")
+    until = leasing.lease_until(connection, at, draft.series_uid, draft.task)
+    if until is not None:
+        raise Conflict(f"series {draft.series_uid} is in an annotator's hands until {until:%Y-%m-%d %H:%M:%S} UTC")
+
+
 def supersede(
     connection: sa.Connection, series_uid: str, task: str, statuses: Collection[str], origin: str | None = None
 ) -> list[AnnotationRow]:
@@ -125,21 +136,20 @@ def send(connection: sa.Connection, at: datetime, annotation_id: int, new: NewDr
         "series_uid": new.seg_series_uid,
         "payload": zlib.compress(file, COMPRESSION),
     }
-    _post(connection, at, at, annotation_id, values)
+    _post(connection, at, annotation_id, values)
 
 
 def withdraw(connection: sa.Connection, at: datetime, old: AnnotationRow) -> None:
-    """Have the SEG of a superseded draft of ours deleted, but not under the hands of an annotator."""
+    """Have the SEG of a superseded draft of ours deleted, once it is in nobody's hands."""
     if old.origin != "model" or old.sop_instance_uid is None or old.seg_series_uid is None:
         return
-    due = leasing.lease_until(connection, at, old.series_uid, old.task) or at
     values = {
         "action": "delete",
         "sop_instance_uid": old.sop_instance_uid,
         "series_uid": old.seg_series_uid,
         "payload": None,
     }
-    _post(connection, at, due, old.id, values)
+    _post(connection, at, old.id, values)
 
 
 def keep_scores(
@@ -160,8 +170,6 @@ def keep_scores(
         connection.execute(sa.insert(tables.embeddings).values(annotation_id=annotation_id, vector=vector))
 
 
-def _post(
-    connection: sa.Connection, at: datetime, due: datetime, annotation_id: int, values: Mapping[str, Any]
-) -> None:
-    fresh = {"annotation_id": annotation_id, "attempts": 0, "error": "", "created_at": at, "next_try_at": due}
+def _post(connection: sa.Connection, at: datetime, annotation_id: int, values: Mapping[str, Any]) -> None:
+    fresh = {"annotation_id": annotation_id, "attempts": 0, "error": "", "created_at": at, "next_try_at": at}
     insert_new(connection, O, {**values, **fresh})

@@ -10,7 +10,7 @@ import zlib
 import sqlalchemy as sa
 
 from lib.core.errors import NotFound
-from lib.ledger import tables
+from lib.ledger import leasing, tables
 from lib.ledger.book import Book, seconds
 from lib.ledger.rows import OutboxRow
 
@@ -27,7 +27,7 @@ class Outbox(Book):
     __slots__ = ()
 
     def pending(self, limit: int = 10, claim_s: float = 0.0) -> builtins.list[OutboxRow]:
-        """What is due, the oldest first; a deletion only after the SEG was stored.
+        """What is due, the oldest first; a deletion after the SEG was stored, and while nobody holds its series.
 
         Args:
             limit: at most so many, each with its file in memory.
@@ -38,7 +38,8 @@ class Outbox(Book):
         first = sa.exists().where(
             stored.c.sop_instance_uid == T.c.sop_instance_uid, stored.c.action == "store", stored.c.done_at.is_(None)
         )
-        due = sa.and_(OPEN, T.c.next_try_at <= now, sa.or_(T.c.action == "store", ~first))
+        deletable = sa.and_(~first, ~leasing.in_hand(_series_of_row(), now))
+        due = sa.and_(OPEN, T.c.next_try_at <= now, sa.or_(T.c.action == "store", deletable))
         query = sa.select(*(c for c in T.c if c is not T.c.done_at)).where(due).order_by(T.c.id).limit(limit)
         if claim_s <= 0:
             with self._read() as connection:
@@ -92,6 +93,11 @@ class Outbox(Book):
         """Number of rows that are not done."""
         with self._read() as connection:
             return int(connection.execute(sa.select(sa.func.count()).where(OPEN)).scalar_one())
+
+
+def _series_of_row() -> sa.ScalarSelect[str]:
+    """The series of images that the SEG of an outbox row lies on, as part of a statement."""
+    return sa.select(A.c.series_uid).where(A.c.id == T.c.annotation_id).correlate(T).scalar_subquery()
 
 
 def _require(connection: sa.Connection, outbox_id: int) -> None:

@@ -57,8 +57,6 @@ class Queue(Handout):
         with self._write() as connection:
             take_turns(connection, f"queue {task} {strategy}")
             is_newest = _switch(connection, queue_id, task, strategy)
-            if is_newest:
-                self._note(connection, "queue.rebuilt", f"{task} {strategy}", {"cases": len(ranked)})
         self._sweep(queue_id, task, strategy)
         return is_newest
 
