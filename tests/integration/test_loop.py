@@ -2,9 +2,11 @@
 
 import re
 import time
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
+from pydicom import Dataset
 
 from lib.cli.orthanc_process import OrthancProcess, free_port, start_orthanc
 from lib.core.errors import ArchiveUnavailable, Conflict, GeometryMismatch, InvalidInput, NoChampion
@@ -16,6 +18,7 @@ from lib.dicom.series import SourceSeries, assemble
 from lib.dicom.writer import new_uid
 from lib.taskfile import Task
 from lib.workflows.ingest import ingest_once
+from lib.workflows.intake import saved_at
 from lib.workflows.models import ChampionCache
 from lib.workflows.presegment import deliver_outbox, enqueue_drafts, presegment
 from lib.workflows.query import hold, next_case, refresh_queues, release
@@ -186,6 +189,9 @@ def test_a_label_without_a_lease_has_an_unknown_author(services, task, drafted):
 
 
 def test_a_newer_human_seg_supersedes_the_older_one(services, task, drafted):
+    draft = services.ledger.annotations.latest_draft(drafted.series_uid, task.name)
+    before = annotation_mask(services, draft.id, drafted)
+    hold(services, task, drafted.series_uid, "Dr. Anna")
     for columns in (slice(10, 20), slice(11, 20)):
         services.archive.store([ohif_export(liver_of(task, drafted.geometry, columns), drafted)])
         settle(services)
@@ -194,6 +200,48 @@ def test_a_newer_human_seg_supersedes_the_older_one(services, task, drafted):
     assert (old.status, new.status) == ("superseded", "accepted")
     assert new.voxels["liver"] == 3 * 8 * 9
     assert [row.id for row in services.ledger.annotations.accepted(task.name)] == [new.id]
+    assert [(row.author, row.parent_id) for row in (old, new)] == [("Dr. Anna", draft.id)] * 2
+    assert new.changed_voxels == before.changed_voxels(liver_of(task, drafted.geometry, slice(11, 20)))
+    assert new.changed_voxels != old.changed_voxels
+
+
+def test_a_seg_that_is_read_late_does_not_supersede_what_was_saved_after_it(services, task, drafted):
+    late, last = (decode(ohif_export(liver_of(task, drafted.geometry), drafted)) for _ in range(2))
+    late.ContentTime, late.ContentDate = "235959", "20260101"
+    services.archive.store([encode(last)])
+    settle(services)
+    services.archive.store([encode(late)])
+    settle(services)
+    (label,) = services.ledger.annotations.accepted(task.name)
+    assert label.sop_instance_uid == last.SOPInstanceUID
+    assert services.ledger.annotations.find(late.SOPInstanceUID).status == "superseded"
+    upload = submit_mask(services, task, drafted, liver_of(task, drafted.geometry), "ben")
+    assert [row.id for row in services.ledger.annotations.accepted(task.name)] == [upload]
+
+
+def _saved(date: str, time_of_day: str, offset: str = "") -> Dataset:
+    dataset = Dataset()
+    dataset.ContentDate, dataset.ContentTime, dataset.TimezoneOffsetFromUTC = date, time_of_day, offset
+    return dataset
+
+
+@pytest.mark.parametrize(
+    ("dataset", "expected"),
+    [
+        (_saved("20260301", "080910.25", "+0130"), datetime(2026, 3, 1, 6, 39, 10, 250_000, UTC)),
+        (_saved("20260301", "080910", "-0500"), datetime(2026, 3, 1, 13, 9, 10, 999_999, UTC)),
+        (_saved("20260301", ""), None),
+        (_saved("", "080910"), None),
+        (Dataset(), None),
+    ],
+)
+def test_when_a_seg_was_saved_stands_in_its_content_date_and_time(dataset, expected):
+    assert saved_at(dataset) == expected
+
+
+def test_without_an_offset_the_content_time_is_local_time():
+    local = datetime(2026, 3, 1, 8, 9, 10, 500_000).astimezone()
+    assert saved_at(_saved("20260301", "080910.5")) == local
 
 
 def test_with_review_required_a_label_waits_and_the_reviewer_decides(own_orthanc, tmp_path):

@@ -1,10 +1,11 @@
 """What counts as a label, what supersedes what, and what the archive is told."""
 
 import math
+from datetime import timedelta
 
 import numpy as np
 import pytest
-from ledger_support import TASK, Clock, add_series, draft, free_series, human
+from ledger_support import START, TASK, Clock, add_series, draft, free_series, human
 
 from lib.core.errors import Conflict, InvalidInput, NotFound
 from lib.ledger.ledger import Ledger
@@ -233,6 +234,54 @@ def test_one_seg_cannot_be_two_things(ledger: Ledger, other: NewHuman) -> None:
     ledger.annotations.add_draft(draft("1.1", sop="s1"), b"seg")
     with pytest.raises(Conflict, match=f"of model on series 1.1 .* got human on {other.series_uid}"):
         ledger.annotations.add_human(other, accept=True)
+
+
+def test_a_label_that_is_read_late_does_not_supersede_a_newer_one(ledger: Ledger, clock: Clock) -> None:
+    clock.turn(3600)
+    newer = ledger.annotations.add_human(human("1.1", sop="h2", made_at=START + timedelta(minutes=20)), accept=True)
+    ledger.queue.lease("1.1", TASK, "ben", 600)
+    late = ledger.annotations.add_human(human("1.1", sop="h1", made_at=START + timedelta(minutes=10)), accept=True)
+    assert statuses(ledger) == {newer: "accepted", late: "superseded"}
+    assert ledger.annotations.get(late).made_at == START + timedelta(minutes=10)
+    assert ledger.audit.list(limit=1)[0].details == {"series": "1.1", "task": TASK, "by": newer}
+    assert ledger.queue.holder("1.1", TASK).annotator == "ben"
+    upload = ledger.annotations.add_human(human("1.1"), accept=True)
+    assert (ledger.annotations.get(upload).made_at, labels(ledger)) == (clock.now, [upload])
+
+
+def test_a_submitted_label_that_is_read_late_does_not_wait_for_review(ledger: Ledger) -> None:
+    newer = ledger.annotations.add_human(human("1.1", sop="h2"), accept=False)
+    late = ledger.annotations.add_human(human("1.1", sop="h1", made_at=START - timedelta(hours=1)), accept=False)
+    assert statuses(ledger) == {newer: "submitted", late: "superseded"}
+
+
+def test_what_claims_to_come_from_the_future_was_made_now(ledger: Ledger, clock: Clock) -> None:
+    first = ledger.annotations.add_human(human("1.1", sop="h1", made_at=START + timedelta(days=1)), accept=True)
+    assert ledger.annotations.get(first).made_at == clock.now
+    clock.turn(1)
+    second = ledger.annotations.add_human(human("1.1", sop="h2"), accept=True)
+    assert labels(ledger) == [second]
+
+
+def test_a_foreign_draft_that_is_read_late_does_not_supersede_a_newer_one(ledger: Ledger) -> None:
+    times = (START - timedelta(hours=1), START - timedelta(hours=2))
+    news = [NewDraft("1.1", TASK, "AI", origin="foreign_model", made_at=time) for time in times]
+    newer, late = (ledger.annotations.add_draft(new, unless_labelled=False) for new in news)
+    assert statuses(ledger) == {newer: "draft", late: "superseded"}
+
+
+def test_who_labelled_last_and_what_is_known(ledger: Ledger) -> None:
+    assert ledger.queue.last_labeller("1.1", TASK) is None
+    assert ledger.annotations.latest_label("1.1", TASK) is None
+    for who in ("anna", "ben"):
+        ledger.queue.lease("1.1", TASK, who, 60)
+        made = ledger.annotations.add_human(human("1.1", who), accept=True)
+    ledger.queue.release(ledger.queue.lease("1.1", TASK, "carl", 60))
+    assert ledger.queue.last_labeller("1.1", TASK) == "ben"
+    assert ledger.queue.last_labeller("1.1", "other_task") is None
+    assert ledger.annotations.latest_label("1.1", TASK).id == made
+    ledger.annotations.reject(made, "chief", "no")
+    assert ledger.annotations.latest_label("1.1", TASK) is None
 
 
 def test_tasks_do_not_touch_each_other(ledger: Ledger) -> None:

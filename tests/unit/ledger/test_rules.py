@@ -21,6 +21,7 @@ ANNOTATION: dict[str, Any] = {
     "voxels": {},
     "nothing_found": False,
     "reason": "",
+    "made_at": START,
     "created_at": START,
 }
 LEASE: dict[str, Any] = {

@@ -83,6 +83,13 @@ class AnnotationReads(Book):
         found = self._all(query.order_by(A.c.id.desc()).limit(1))
         return found[0] if found else None
 
+    def latest_label(self, series_uid: str, task: str) -> AnnotationRow | None:
+        """The newest annotation of a person that is submitted or accepted, None without one."""
+        mine = sa.and_(A.c.series_uid == series_uid, A.c.task == task, A.c.origin == "human")
+        query = SELECT.where(mine, A.c.status.in_(("submitted", "accepted")))
+        found = self._all(query.order_by(A.c.id.desc()).limit(1))
+        return found[0] if found else None
+
     def accepted(self, task: str, split: str | None = None) -> builtins.list[AnnotationRow]:
         """The labels: what people made and review accepted, at most one a series; oldest first."""
         query = SELECT.where(A.c.task == task, A.c.status == "accepted", A.c.origin == "human").order_by(A.c.id)

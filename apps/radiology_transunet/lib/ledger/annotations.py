@@ -6,7 +6,8 @@
 
 A draft never counts as a label; the schema forbids it. What a person did last counts: an accepted
 annotation supersedes everything older of its series and task, a submitted one only older submitted
-ones, a rejected one nothing.
+ones, a rejected one nothing. Older is what was made earlier: what comes from the archive late, because
+its reading had to be repeated, is superseded when it arrives.
 """
 
 from collections.abc import Mapping, Sequence
@@ -81,6 +82,9 @@ class Annotations(AnnotationReads):
                 masks.require_undisturbed(connection, now, draft)
             if unless_labelled and _is_labelled(connection, draft.series_uid, draft.task):
                 raise Conflict(f"series {draft.series_uid} has a person's annotation for {draft.task} already")
+            late = self._insert_late(connection, draft, ("draft",), draft.origin, outbox)
+            if late is not None:
+                return late
             older = masks.supersede(connection, draft.series_uid, draft.task, ("draft",), draft.origin)
             for old in older:
                 masks.withdraw(connection, now, old)
@@ -93,7 +97,8 @@ class Annotations(AnnotationReads):
     def add_human(self, human: NewHuman, accept: bool, outbox: bytes | None = None) -> int:
         """Enter what a person made; the same SEG again changes nothing.
 
-        It ends the lease on the series and takes the series out of the queues.
+        It ends the lease on the series and takes the series out of the queues. When a person's annotation that was
+        made later is there already, it only becomes a superseded one.
 
         Args:
             human: the annotation.
@@ -114,6 +119,9 @@ class Annotations(AnnotationReads):
             if known is not None:
                 return masks.require_twin(known, human, "human")
             masks.require_parent(connection, human)
+            late = self._insert_late(connection, human, ("submitted", "accepted"), "human", outbox)
+            if late is not None:
+                return late
             status: AnnotationStatus = "accepted" if accept else "submitted"
             over = BEFORE_ACCEPTED if accept else ("submitted",)
             older = masks.supersede(connection, human.series_uid, human.task, over)
@@ -185,7 +193,7 @@ class Annotations(AnnotationReads):
             where = {"series_uid": series_uid if is_known else None, "referenced_series_uid": series_uid, "task": task}
             who = {"status": "rejected", "origin": origin, "author": author, "reason": reason}
             what = {"sop_instance_uid": sop_instance_uid, "seg_series_uid": seg_series_uid}
-            times = {"created_at": now, "stored_at": now}
+            times = {"made_at": now, "created_at": now, "stored_at": now}
             is_new = insert_new(connection, A, {**masks.FRESH, **where, **who, **what, **times})
             found = connection.execute(sa.select(A.c.id).where(A.c.sop_instance_uid == sop_instance_uid)).scalar_one()
             if is_new:
@@ -208,6 +216,25 @@ class Annotations(AnnotationReads):
             details = {"sop": found.sop_instance_uid, "reason": found.reason}
             self._note(connection, "annotation.forgotten", f"annotation {annotation_id}", details)
 
+    def _insert_late(
+        self,
+        connection: sa.Connection,
+        new: NewDraft | NewHuman,
+        living: Sequence[AnnotationStatus],
+        origin: Origin,
+        file: bytes | None,
+    ) -> int | None:
+        """Insert as superseded what is older than a living one; its id, None when it is not older."""
+        if new.made_at is None:
+            return None
+        newer = masks.newer_than(connection, new, masks.made_at(new, self.clock()), living, origin)
+        if newer is None:
+            return None
+        annotation_id = self._insert(connection, new, "superseded", origin, file)
+        details = {"series": new.series_uid, "task": new.task, "by": newer}
+        self._note(connection, "annotation.superseded", f"annotation {annotation_id}", details, new.author)
+        return annotation_id
+
     def _insert(
         self,
         connection: sa.Connection,
@@ -219,8 +246,9 @@ class Annotations(AnnotationReads):
         """Insert the row, and its SEG into the outbox; without a file the SEG, if any, is in the archive."""
         now = self.clock()
         is_there = file is None and new.sop_instance_uid is not None
-        state = {"status": status, "origin": origin, "created_at": now, "stored_at": now if is_there else None}
-        annotation_id = insert_id(connection, A, {**masks.FRESH, **_values(new), **state})
+        state = {"status": status, "origin": origin, "stored_at": now if is_there else None}
+        times = {"made_at": masks.made_at(new, now), "created_at": now}
+        annotation_id = insert_id(connection, A, {**masks.FRESH, **_values(new), **state, **times})
         if file is not None:
             masks.send(connection, now, annotation_id, new, file)
         return annotation_id

@@ -107,6 +107,12 @@ class Handout(Book):
             found = connection.execute(query).mappings().first()
         return None if found is None else LeaseRow(**found)
 
+    def last_labeller(self, series_uid: str, task: str) -> str | None:
+        """Who had the series in hand when it was labelled last, None when nobody had."""
+        mine = sa.and_(L.c.series_uid == series_uid, L.c.task == task, L.c.ending == "labelled")
+        with self._read() as connection:
+            return connection.execute(sa.select(L.c.annotator).where(mine).order_by(L.c.id.desc()).limit(1)).scalar()
+
     def leases(self, task: str | None = None) -> builtins.list[LeaseRow]:
         """All leases that are not over, the oldest first."""
         query = LEASE.where(_is_open(self.clock())).order_by(L.c.id)

@@ -119,6 +119,21 @@ def supersede(
     return older
 
 
+def made_at(new: NewDraft | NewHuman, now: datetime) -> datetime:
+    """When it was made; a clock that is ahead of the ledger's counts as now."""
+    return now if new.made_at is None else min(new.made_at, now)
+
+
+def newer_than(
+    connection: sa.Connection, new: NewDraft | NewHuman, at: datetime, statuses: Collection[str], origin: str
+) -> int | None:
+    """The id of what has one of these statuses and was made later than `at`, None when there is none."""
+    same = sa.and_(A.c.series_uid == new.series_uid, A.c.task == new.task, A.c.origin == origin)
+    query = sa.select(sa.func.max(A.c.id)).where(same, A.c.status.in_(statuses), A.c.made_at > at)
+    found: int | None = connection.execute(query).scalar()
+    return found
+
+
 def send(connection: sa.Connection, at: datetime, annotation_id: int, new: NewDraft | NewHuman, file: bytes) -> None:
     """Put a SEG into the outbox.
 

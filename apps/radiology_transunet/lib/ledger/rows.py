@@ -91,6 +91,7 @@ class NewDraft:
         seg_series_uid: SeriesInstanceUID of its SEG.
         voxels: number of voxels by label name.
         nothing_found: whether every voxel is background.
+        made_at: when it was made, aware; None = now.
     """
 
     series_uid: str
@@ -103,6 +104,7 @@ class NewDraft:
     voxels: Mapping[str, int] = field(default_factory=dict)
     nothing_found: bool = False
     reason: str = ""
+    made_at: datetime | None = None
 
     def __post_init__(self) -> None:
         if self.origin == "model" and self.model_version is None:
@@ -116,6 +118,7 @@ class NewHuman:
     Attributes:
         parent_id: the annotation that the person started from.
         changed_voxels: number of voxels that differ from the parent.
+        made_at: when the person saved it, aware; None = now.
     """
 
     series_uid: str
@@ -128,6 +131,7 @@ class NewHuman:
     voxels: Mapping[str, int] = field(default_factory=dict)
     nothing_found: bool = False
     reason: str = ""
+    made_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +141,8 @@ class AnnotationRow:
     Attributes:
         series_uid: what it refers to; "" for a rejected SEG that names no series.
         task: "" for a rejected SEG that fits no task.
-        reason: why it was rejected.
+        reason: why it was rejected, or superseded by something else than a newer one.
+        made_at: when it was made; the one made last counts, in whatever order they arrive.
         reviewed_at: when a reviewer accepted or rejected it; None for what `auto` review accepted.
         stored_at: since when its SEG is known to be in the archive; None when it is not there.
     """
@@ -156,6 +161,7 @@ class AnnotationRow:
     voxels: Mapping[str, int]
     nothing_found: bool
     reason: str
+    made_at: datetime
     created_at: datetime
     reviewed_at: datetime | None
     reviewer: str | None

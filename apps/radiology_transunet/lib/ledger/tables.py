@@ -66,6 +66,7 @@ annotations = sa.Table(
     sa.Column("voxels", Json, nullable=False),
     sa.Column("nothing_found", sa.Boolean, nullable=False),
     text("reason"),
+    sa.Column("made_at", UtcDateTime, nullable=False),
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.Column("reviewed_at", UtcDateTime),
     sa.Column("reviewer", sa.Text),

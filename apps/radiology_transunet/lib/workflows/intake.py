@@ -5,6 +5,7 @@ draft, or rejected with the reason; nothing that arrives is dropped.
 """
 
 import logging
+from datetime import UTC, datetime
 
 from lib.core.errors import InvalidInput, InvalidSegmentation, NoChampion, NotFound
 from lib.dicom.files import Dataset
@@ -55,7 +56,7 @@ def read_seg_series(services: Services, seg_series_uid: str) -> int:
         ArchiveUnavailable: the archive is away.
     """
     read = 0
-    for dataset in sorted(services.archive.fetch(seg_series_uid), key=_written_at):
+    for dataset in sorted(services.archive.fetch(seg_series_uid), key=_order):
         if not services.ledger.annotations.knows(str(dataset.SOPInstanceUID)):
             _read_seg(services, dataset)
             read += 1
@@ -94,9 +95,9 @@ def _read_seg(services: Services, dataset: Dataset) -> None:
         )
         logger.warning("SEG %s is recorded as rejected: %s", summary.sop_instance_uid, error)
         return
-    uids = summary.sop_instance_uid, summary.series_uid
+    made_at = saved_at(dataset)
     if not summary.is_automatic:
-        record_seg(services, task, source, mask, summary.creator_name, *uids)
+        record_seg(services, task, source, mask, summary, made_at)
         return
     draft = NewDraft(
         series_uid=source.series_uid,
@@ -107,6 +108,7 @@ def _read_seg(services: Services, dataset: Dataset) -> None:
         seg_series_uid=summary.series_uid,
         voxels=mask.voxels(),
         nothing_found=mask.is_empty,
+        made_at=made_at,
     )
     services.ledger.annotations.add_draft(draft, unless_labelled=False)
 
@@ -156,6 +158,24 @@ def _grid(source: SourceSeries) -> dict[str, object]:
     return {"shape": list(geometry.shape), "affine": geometry.affine.tolist()}
 
 
-def _written_at(dataset: Dataset) -> str:
-    """Content date and time: of two SEGs the later one supersedes."""
-    return f"{dataset.get('ContentDate', '')}{dataset.get('ContentTime', '')}"
+def saved_at(dataset: Dataset) -> datetime | None:
+    """Content date and time of a SEG, aware; None when it has none that can be read.
+
+    Without an offset from UTC the time is local time: viewers are taken to be in the time zone of this machine. A time
+    without fractions stands for its whole second, so what is saved in the second of another one counts as later.
+    """
+    text = f"{dataset.get('ContentDate', '')}{dataset.get('ContentTime', '')}"
+    offset = str(dataset.get("TimezoneOffsetFromUTC") or "").strip()
+    try:
+        saved = datetime.strptime(text[:14] + offset, "%Y%m%d%H%M%S%z" if offset else "%Y%m%d%H%M%S")
+    except ValueError:
+        return None
+    fraction = text[14:].strip().removeprefix(".")[:6]
+    microsecond = int(fraction.ljust(6, "0")) if fraction.isdigit() else 999_999
+    return saved.replace(microsecond=microsecond).astimezone(UTC)
+
+
+def _order(dataset: Dataset) -> tuple[bool, str]:
+    """What says no time first, then by time: the later one supersedes."""
+    saved = saved_at(dataset)
+    return saved is not None, saved.isoformat() if saved else ""

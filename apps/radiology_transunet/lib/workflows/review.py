@@ -2,13 +2,14 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 
 import numpy as np
 
 from lib.core.errors import InvalidSegmentation, LabelError, NotFound
 from lib.core.values import Mask
-from lib.dicom.seg import SegOrigin, read_seg
+from lib.dicom.seg import SegOrigin, SegSummary, read_seg
 from lib.dicom.series import SourceSeries
 from lib.dicom.writer import new_uid
 from lib.ledger.rows import AnnotationRow, AnnotationStatus, NewHuman
@@ -70,22 +71,32 @@ def submit_mask(services: Services, task: Task, source: SourceSeries, mask: Mask
 
 
 def record_seg(
-    services: Services, task: Task, source: SourceSeries, mask: Mask, author: str, sop_uid: str, seg_series_uid: str
+    services: Services, task: Task, source: SourceSeries, mask: Mask, summary: SegSummary, made_at: datetime | None
 ) -> int:
-    """Take in a human's SEG that the archive already holds; the same SEG twice is one annotation."""
-    found = provenance(services, task, source, mask, author)
-    human = _new_human(task, source.series_uid, mask, found, sop_uid, seg_series_uid)
+    """Take in a human's SEG that the archive already holds; the same SEG twice is one annotation.
+
+    Args:
+        services: the rooms.
+        task: whose labels the mask holds.
+        source: the labelled series.
+        mask: what the SEG holds.
+        summary: its header.
+        made_at: when it was saved, aware; None when it does not say.
+    """
+    found = provenance(services, task, source, mask, summary.creator_name)
+    human = _new_human(task, source.series_uid, mask, found, summary.sop_instance_uid, summary.series_uid)
+    human = replace(human, made_at=made_at)
     return services.ledger.annotations.add_human(human, _accepts_at_once(services))
 
 
 def provenance(services: Services, task: Task, source: SourceSeries, mask: Mask, author: str) -> Provenance:
     """Author, parent draft and changed voxels of a new human label.
 
-    The author is, in this order: who is named, who holds the lease, unknown.
+    The author is, in this order: who is named, who holds the lease, who had the series in hand when it was labelled
+    last (he saved again), unknown. The parent is the newest draft, or that of the label that is corrected once more.
     """
-    holder = services.ledger.queue.holder(source.series_uid, task.name)
-    name = author or (holder.annotator if holder else UNKNOWN_AUTHOR)
-    draft = services.ledger.annotations.latest_draft(source.series_uid, task.name)
+    name = author or _annotator(services, task, source.series_uid) or UNKNOWN_AUTHOR
+    draft = _parent_draft(services, task, source.series_uid)
     if draft is None:
         return Provenance(name, None, None)
     return Provenance(name, draft.id, _changed_voxels(services, task, source, draft, mask))
@@ -132,6 +143,21 @@ def list_annotations(
 ) -> Sequence[AnnotationRow]:
     """Annotations, newest first."""
     return services.ledger.annotations.list(task=task.name if task else None, status=status, limit=limit)
+
+
+def _annotator(services: Services, task: Task, series_uid: str) -> str | None:
+    queue = services.ledger.queue
+    holder = queue.holder(series_uid, task.name)
+    return holder.annotator if holder else queue.last_labeller(series_uid, task.name)
+
+
+def _parent_draft(services: Services, task: Task, series_uid: str) -> AnnotationRow | None:
+    annotations = services.ledger.annotations
+    draft = annotations.latest_draft(series_uid, task.name)
+    if draft is not None:
+        return draft
+    label = annotations.latest_label(series_uid, task.name)
+    return annotations.get(label.parent_id) if label and label.parent_id else None
 
 
 def _new_human(

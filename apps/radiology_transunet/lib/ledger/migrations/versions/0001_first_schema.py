@@ -166,7 +166,7 @@ def _annotations() -> None:
         _text("voxels"),
         sa.Column("nothing_found", sa.Boolean(), nullable=False),
         _text("reason"),
-        *_times("created_at"),
+        *_times("made_at", "created_at"),
         *_perhaps_times("reviewed_at"),
         sa.Column("reviewer", sa.Text()),
         *_perhaps_times("stored_at"),
