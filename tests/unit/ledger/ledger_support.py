@@ -204,7 +204,7 @@ def work_take_jobs(url: str, worker: str) -> Any:
     ledger, taken = Ledger(url), []
     while (job := ledger.jobs.take(["draft"], worker, 600)) is not None:
         taken.append(job.id)
-        assert ledger.jobs.finish(job.id, worker)
+        assert ledger.jobs.finish(job)
     ledger.close()
     return taken
 

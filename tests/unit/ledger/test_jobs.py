@@ -14,9 +14,9 @@ def add(ledger: Ledger, key: str = "1.1", kind: str = "draft", **more: int) -> i
 def test_an_open_job_of_the_same_key_is_not_added_twice(ledger: Ledger) -> None:
     first = add(ledger)
     assert add(ledger) == first
-    ledger.jobs.take(["draft"], "w1", 60)
+    job = ledger.jobs.take(["draft"], "w1", 60)
     assert add(ledger) == first
-    ledger.jobs.finish(first, "w1")
+    ledger.jobs.finish(job)
     assert add(ledger) > first
     assert ledger.jobs.counts() == {"queued": 1, "running": 0, "done": 1, "failed": 0, "cancelled": 0}
 
@@ -56,29 +56,31 @@ def test_a_taken_job_tells_all_about_itself(ledger: Ledger, clock: Clock) -> Non
 
 def test_a_beating_worker_keeps_its_job_and_tells_how_far_it_is(ledger: Ledger, clock: Clock) -> None:
     made = add(ledger)
-    ledger.jobs.take(["draft"], "w1", 60)
+    held = ledger.jobs.take(["draft"], "w1", 60)
     for share in (0.25, 0.5, 7.0):
         clock.turn(50)
-        assert ledger.jobs.beat(made, "w1", share, f"at {share}")
+        assert ledger.jobs.beat(held, share, f"at {share}")
         assert ledger.jobs.take(["draft"], "w2", 60) is None
     job = ledger.jobs.get(made)
     assert (job.progress, job.message, job.heartbeat_at) == (1.0, "at 7.0", clock.now)
-    assert ledger.jobs.beat(made, "w1")
+    assert ledger.jobs.beat(held)
     assert ledger.jobs.get(made).message == "at 7.0"
 
 
 def test_a_silent_workers_job_is_taken_over_and_what_it_says_late_is_ignored(ledger: Ledger, clock: Clock) -> None:
     made = add(ledger)
-    ledger.jobs.take(["draft"], "w1", 60)
+    late = ledger.jobs.take(["draft"], "w1", 60)
     clock.turn(59)
     assert ledger.jobs.take(["draft"], "w2", 60) is None
     clock.turn(1)
     job = ledger.jobs.take(["draft"], "w2", 60)
     assert (job.id, job.worker, job.attempts) == (made, "w2", 2)
-    assert not ledger.jobs.beat(made, "w1", 0.9)
-    assert not ledger.jobs.finish(made, "w1")
-    assert not ledger.jobs.fail(made, "w1", "late", retry=True)
-    assert ledger.jobs.finish(made, "w2", {"annotation": 5})
+    assert not ledger.jobs.beat(late, 0.9)
+    assert not ledger.jobs.finish(late)
+    assert not ledger.jobs.fail(late, "late", retry=True)
+    assert not ledger.jobs.give_back(late, "late")
+    assert ledger.jobs.get(made) == job
+    assert ledger.jobs.finish(job, {"annotation": 5})
     done = ledger.jobs.get(made)
     assert (done.state, done.result, done.progress, done.finished_at) == ("done", {"annotation": 5}, 1.0, clock.now)
 
@@ -97,34 +99,81 @@ def test_a_failed_job_is_tried_again_after_growing_pauses(ledger: Ledger, clock:
     made = add(ledger)
     pauses = []
     for _ in range(2):
-        assert ledger.jobs.take(["draft"], "w1", 60).id == made
-        assert ledger.jobs.fail(made, "w1", "archive away", retry=True)
+        taken = ledger.jobs.take(["draft"], "w1", 60)
+        assert ledger.jobs.fail(taken, "by chance", retry=True)
         job = ledger.jobs.get(made)
-        assert (job.state, job.error, job.worker) == ("queued", "archive away", None)
+        assert (job.state, job.error, job.worker) == ("queued", "by chance", None)
         pauses.append((job.not_before - clock.now).total_seconds())
         assert ledger.jobs.take(["draft"], "w1", 60) is None
         clock.turn(pauses[-1])
     assert pauses == [5, 10]
-    ledger.jobs.take(["draft"], "w1", 60)
-    assert ledger.jobs.fail(made, "w1", "archive away", retry=True)
+    assert ledger.jobs.fail(ledger.jobs.take(["draft"], "w1", 60), "by chance", retry=True)
     assert ledger.jobs.get(made).state == "failed"
+
+
+def test_an_older_attempt_of_the_same_worker_is_not_heard(ledger: Ledger, clock: Clock) -> None:
+    made = add(ledger)
+    older = ledger.jobs.take(["draft"], "host:1", 60)
+    clock.turn(61)
+    newer = ledger.jobs.take(["draft"], "host:1", 60)  # a container that was started again has the same name
+    assert not ledger.jobs.beat(older)
+    assert not ledger.jobs.finish(older, {"skipped": "taken over"})
+    assert not ledger.jobs.fail(older, "late", retry=False)
+    assert not ledger.jobs.give_back(older, "late")
+    assert ledger.jobs.get(made) == newer
+    assert ledger.jobs.finish(newer)
+
+
+def test_a_job_given_back_waits_again_and_keeps_all_its_attempts(ledger: Ledger, clock: Clock) -> None:
+    made = add(ledger, max_attempts=1)
+    for _ in range(3):
+        held = ledger.jobs.take(["draft"], "w1", 60)
+        assert ledger.jobs.give_back(held, "archive away", pause_s=30)
+        job = ledger.jobs.get(made)
+        assert (job.state, job.attempts, job.error, job.worker) == ("queued", 0, "archive away", None)
+        clock.turn(29)
+        assert ledger.jobs.take(["draft"], "w1", 60) is None
+        clock.turn(1)
+    assert ledger.jobs.give_back(ledger.jobs.take(["draft"], "w1", 60), "the worker stopped")
+    last = ledger.jobs.take(["draft"], "w2", 60)
+    assert (last.id, last.attempts) == (made, 1)
+    assert ledger.jobs.finish(last)
+    assert ledger.jobs.get(made).error == ""
+
+
+def test_the_last_failure_of_a_key_counts_until_a_newer_job_of_it(ledger: Ledger) -> None:
+    def end(key: str, **how: bool) -> int:
+        made = add(ledger, key)
+        job = ledger.jobs.take(["draft"], "w1", 60)
+        ledger.jobs.fail(job, "no volume", **how) if how else ledger.jobs.finish(job)
+        return made
+
+    end("1", retry=False)
+    again = end("1", retry=False)
+    end("2", retry=False)
+    end("2")
+    end("3")
+    ledger.jobs.add("draft", "other", {}, "1")
+    assert [job.id for job in ledger.jobs.last_failed("draft", TASK)] == [again]
+    add(ledger, "1")
+    assert ledger.jobs.last_failed("draft", TASK) == []
 
 
 def test_a_hopeless_job_fails_at_once(ledger: Ledger, clock: Clock) -> None:
     made = add(ledger)
-    ledger.jobs.take(["draft"], "w1", 60)
-    assert ledger.jobs.fail(made, "w1", "no such task", retry=False)
+    held = ledger.jobs.take(["draft"], "w1", 60)
+    assert ledger.jobs.fail(held, "no such task", retry=False)
     job = ledger.jobs.get(made)
     assert (job.state, job.error, job.finished_at) == ("failed", "no such task", clock.now)
-    assert not ledger.jobs.fail(made, "w1", "no such task", retry=False)
+    assert not ledger.jobs.fail(held, "no such task", retry=False)
 
 
 def test_a_cancelled_job_stops_its_worker_and_is_not_taken(ledger: Ledger) -> None:
     running, waiting = add(ledger, "1"), add(ledger, "2")
-    ledger.jobs.take(["draft"], "w1", 60)
+    held = ledger.jobs.take(["draft"], "w1", 60)
     ledger.jobs.cancel(running)
     ledger.jobs.cancel(waiting)
-    assert not ledger.jobs.beat(running, "w1")
+    assert not ledger.jobs.beat(held)
     assert ledger.jobs.take(["draft"], "w1", 60) is None
     with pytest.raises(Conflict, match="must be queued or running to be cancelled, got cancelled"):
         ledger.jobs.cancel(running)

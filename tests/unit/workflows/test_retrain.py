@@ -28,6 +28,12 @@ def run(services: Services, job: JobRow) -> Outcome:
     return run_retrain(services, job, lambda share, message: None, Event())
 
 
+def finish(services: Services) -> None:
+    """Record that the training that runs is done."""
+    (job,) = services.ledger.jobs.list(kind="retrain", state="running")
+    assert services.ledger.jobs.finish(job)
+
+
 @pytest.fixture
 def cohort(label: Label) -> dict[str, list[int]]:
     """Three labels to learn from, one with the rare cube; two to measure on."""
@@ -78,7 +84,7 @@ def test_a_worse_challenger_is_recorded_with_the_reason_and_the_champion_stays(
     good = services.registry.champion(services.task().name)
     assert good is not None
     assert good.metrics["mean_dice"] > 0.5
-    services.ledger.jobs.finish(1, "worker")
+    finish(services)
     outcome = run(services, take(services, steps=1, scratch=True))
     assert (outcome.version, outcome.promoted) == (2, False)
     assert outcome.reason.startswith("worse: mean Dice 0.")
@@ -94,9 +100,9 @@ def test_a_further_training_starts_from_the_champion_and_is_measured_against_it(
     services: Services, cohort: dict[str, list[int]]
 ) -> None:
     first = run(services, take(services, steps=30))
-    services.ledger.jobs.finish(1, "worker")
+    finish(services)
     second = run(services, take(services))
-    services.ledger.jobs.finish(2, "worker")
+    finish(services)
     fresh = run(services, take(services, scratch=True))
     assert (second.start, fresh.start) == (1, None)
     assert second.metrics["mean_dice"] > fresh.metrics["mean_dice"] + 0.1  # the same few steps from fresh weights
@@ -151,7 +157,7 @@ def test_without_calibration_labels_only_a_first_model_is_promoted(services: Ser
     label("p1", seed=1)
     label("p2", seed=2)
     assert run(services, take(services)).promoted
-    services.ledger.jobs.finish(1, "worker")
+    finish(services)
     second = run(services, take(services))
     assert not second.promoted
     assert "no accepted label of a calibration patient" in second.reason
@@ -159,7 +165,7 @@ def test_without_calibration_labels_only_a_first_model_is_promoted(services: Ser
 
 def test_a_second_training_reads_its_cases_from_the_cache(services: Services, cohort: dict[str, list[int]]) -> None:
     first = run(services, take(services))
-    services.ledger.jobs.finish(1, "worker")
+    finish(services)
     services.archive.fetched.clear()  # type: ignore[attr-defined]
     run(services, take(services))
     assert services.archive.fetched == []  # type: ignore[attr-defined]
@@ -168,13 +174,13 @@ def test_a_second_training_reads_its_cases_from_the_cache(services: Services, co
 
 def test_a_deleted_or_broken_cache_is_filled_again(services: Services, cohort: dict[str, list[int]]) -> None:
     first = run(services, take(services, seed=4))
-    services.ledger.jobs.finish(1, "worker")
+    finish(services)
     cache = services.settings.var / "cache"
     for path in sorted(cache.rglob("*.npz"))[::2]:
         path.write_bytes(b"broken")
     second = run(services, take(services, seed=4, scratch=True))
     assert second.metrics == first.metrics
-    services.ledger.jobs.finish(2, "worker")
+    finish(services)
     shutil.rmtree(cache)
     assert run(services, take(services, seed=4, scratch=True)).metrics == first.metrics
 
@@ -200,7 +206,7 @@ def test_a_stopped_training_goes_on_from_its_checkpoint_with_its_plan(
     resumed = run(services, job)
     assert not folder.exists()
     assert resumed.training == 3
-    services.ledger.jobs.finish(job.id, "worker")
+    finish(services)
     services.ledger.annotations.reject(max(cohort["calibration"]) + 1, "tester", "only to compare")
     straight = run(services, take(services, steps=40, seed=3, scratch=True))
     assert straight.metrics == resumed.metrics
@@ -242,7 +248,7 @@ def test_a_promotion_queues_drafts_of_the_series_without_a_label(
     waiting = add_series("p7", seed=6)
     run(services, take(services))
     (job,) = services.ledger.jobs.list(kind="draft")
-    assert job.payload == {"series_uid": waiting}
+    assert job.payload == {"series_uid": waiting, "version": 1, "failures": 0}
 
 
 def test_progress_rises_through_the_stages_and_names_step_and_loss(

@@ -56,7 +56,7 @@ def test_a_job_that_meets_an_absent_archive_waits_for_another_attempt(
     label("p2")
     services.archive.away = True  # type: ignore[attr-defined]
     row = work_on(services, job)
-    assert (row.state, row.attempts, row.error) == ("queued", 1, "the archive is away")
+    assert (row.state, row.attempts, row.error) == ("queued", 0, "the archive is away")
 
 
 def test_an_unexpected_error_is_recorded_with_its_kind(
@@ -94,7 +94,7 @@ def test_a_job_whose_parent_has_ended_is_handed_back_with_its_folder(
 ) -> None:
     monkeypatch.setattr(retrain_job, "run_retrain", wait_for_stop)
     row = work_on(services, job, parent=os.getppid() + 1)
-    assert row.state == "queued"
+    assert (row.state, row.attempts) == ("queued", 0)
     assert "the worker that started it has ended" in row.error
     assert job_folder(services, job.id).exists()
 

@@ -22,7 +22,7 @@ def presegment(
     services = current_services()
     chosen = services.task(task)
     if every:
-        typer.echo(f"{enqueue_drafts(services, chosen)} series wait for a draft")
+        typer.echo(f"{enqueue_drafts(services, chosen, insist=True)} series wait for a draft")
         return
     annotation_id = draft(services, ChampionCache(services), chosen, series)
     deliver_outbox(services)

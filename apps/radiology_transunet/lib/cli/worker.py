@@ -1,5 +1,7 @@
 """`transunet-label worker`: the background process."""
 
+import logging
+import os
 import signal
 import threading
 
@@ -20,4 +22,6 @@ def worker() -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    Worker(services, stop).run()
+    if not Worker(services, stop).run():
+        logging.shutdown()
+        os._exit(0)  # a thread inside torch or a slow answer would delay, or crash, an orderly end

@@ -1,7 +1,8 @@
 """The worker: follows the archive, delivers the outbox, does the jobs of the ledger, keeps the queues.
 
 Each duty is a loop in a thread of its own; they meet only in the ledger, so several workers may run. A training is a
-child process.
+child process. While the archive is away no background job is taken. Told to stop, the worker ends within seconds: what
+a thread cannot end in that time goes back into the ledger as if it had not been taken.
 """
 
 import logging
@@ -11,12 +12,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from lib.core.errors import ArchiveUnavailable, LabelError, NoChampion
 from lib.ledger.rows import JobRow
 from lib.settings import environment_of
 from lib.taskfile import Task
+from lib.workflows.archivewatch import ArchiveWatch
 from lib.workflows.ingest import ingest_once, reconcile
 from lib.workflows.jobrunner import JobRunner
 from lib.workflows.jobs import RETRAIN
@@ -28,11 +31,13 @@ from lib.workflows.services import Services
 
 logger = logging.getLogger(__name__)
 
+TRAINING = "training"
 IDLE_S = 0.5
 REFRESH_S = 1.0
 FULL_REFRESH_S = 60.0
 BACKOFF_S = 5.0
-STOP_S = 20.0
+STOP_S = 3.0
+CHILD_STOP_S = 5.0
 
 
 class Worker:
@@ -40,37 +45,59 @@ class Worker:
 
     Args:
         services: the rooms.
-        stop: set to end all loops; jobs in hand are finished or left for the next worker.
+        stop: set to end all loops; jobs in hand are finished within seconds or given back.
     """
 
     def __init__(self, services: Services, stop: threading.Event) -> None:
         self._services = services
         self._stop = stop
         self._name = f"{socket.gethostname()}:{os.getpid()}"
-        self._runner = JobRunner(services, ChampionCache(services), self._name)
+        self._champions = ChampionCache(services)
+        self._archive = ArchiveWatch()
+        self._runners = [
+            JobRunner(services, self._champions, f"{self._name}:{n}", self._archive)
+            for n in range(services.settings.worker.threads)
+        ]
         self._changed = threading.Event()
         self._archive_was_away = True
         self._reconcile_at = 0.0
         self._refresh_at = 0.0
 
-    def run(self) -> None:
-        """Start every loop and wait for `stop`."""
+    def run(self) -> bool:
+        """Start every loop and wait for `stop`.
+
+        Returns:
+            Whether every thread has ended. Those that have not may be cut off: the ledger counts on nothing of them.
+        """
         settings = self._services.settings
         reconcile_promotions(self._services)
         loops: list[tuple[str, Callable[[], bool], float]] = [
             ("ingest", self._ingest, settings.ingest.poll_s),
             ("outbox", lambda: deliver_outbox(self._services) > 0, IDLE_S),
             ("queues", self._refresh, REFRESH_S),
-            ("training", self._train, IDLE_S),
+            (TRAINING, self._train, IDLE_S),
         ]
-        loops += [(f"jobs-{n}", self._one_job, IDLE_S) for n in range(settings.worker.threads)]
+        loops += [(f"jobs-{n}", partial(self._one_job, runner), IDLE_S) for n, runner in enumerate(self._runners)]
         threads = [threading.Thread(target=self._loop, args=loop, name=loop[0], daemon=True) for loop in loops]
-        for thread in threads:
+        warming = threading.Thread(target=self._champions.warm, name="warming", daemon=True)
+        for thread in (warming, *threads):
             thread.start()
         logger.info("worker %s is at work on %s", self._name, ", ".join(self._services.tasks))
         self._stop.wait()
-        for thread in threads:
-            thread.join(timeout=STOP_S)
+        return self._end([warming, *threads])
+
+    def _end(self, threads: Sequence[threading.Thread]) -> bool:
+        """Wait for the threads a little; whether all have ended. Jobs that are still in hand are given back."""
+        for runner in self._runners:
+            runner.stop()
+        _join(threads, STOP_S)
+        for runner in self._runners:
+            _give_back(runner)
+        _join([thread for thread in threads if thread.name == TRAINING], CHILD_STOP_S)  # its child needs longer
+        left = [thread.name for thread in threads if thread.is_alive()]
+        if left:
+            logger.info("the worker ends in the middle of: %s", ", ".join(left))
+        return not left
 
     def _loop(self, name: str, duty: Callable[[], bool], pause_s: float) -> None:
         """Repeat a duty; pause when it had nothing to do, longer when it failed."""
@@ -98,12 +125,14 @@ class Worker:
         """Follow the archive; when it comes back, and now and then, compare everything."""
         try:
             found = ingest_once(self._services)
+            self._archive.found()
             if self._archive_was_away or time.monotonic() > self._reconcile_at:
                 found += reconcile(self._services)
                 self._archive_was_away = False
                 self._reconcile_at = time.monotonic() + self._services.settings.ingest.reconcile_s
                 self._changed.set()
-        except ArchiveUnavailable:
+        except ArchiveUnavailable as error:
+            self._archive.lost(error)
             self._archive_was_away = True
             raise
         if found.any:
@@ -111,8 +140,10 @@ class Worker:
             self._changed.set()
         return False
 
-    def _one_job(self) -> bool:
-        busy = self._runner.one_job()
+    def _one_job(self, runner: JobRunner) -> bool:
+        if not self._archive.answers:
+            return False
+        busy = runner.one_job()
         if busy:
             self._changed.set()
         return busy
@@ -148,8 +179,10 @@ class Worker:
         if job is None:
             return False
         status = self._run_child(job)
-        if jobs.get(job.id).state == "running" and jobs.get(job.id).worker == self._name:
-            jobs.fail(job.id, self._name, f"the training process ended with status {status}", retry=True)
+        if self._stop.is_set():
+            jobs.give_back(job, "the worker stopped")
+        else:
+            jobs.fail(job, f"the training process ended with status {status}", retry=True)  # unless it wrote its end
         self._changed.set()
         return True
 
@@ -163,10 +196,25 @@ class Worker:
         if child.poll() is None:
             child.terminate()
         try:
-            return child.wait(STOP_S)
+            return child.wait(CHILD_STOP_S)
         except subprocess.TimeoutExpired:
             child.kill()
             return child.wait()
+
+
+def _give_back(runner: JobRunner) -> None:
+    """Give back what a thread could not end in time; without a ledger the job's lease runs out instead."""
+    try:
+        runner.give_back()
+    except LabelError as error:
+        logger.warning("a job is left to its lease: %s", error)
+
+
+def _join(threads: Sequence[threading.Thread], within_s: float) -> None:
+    """Wait for all threads together so long at most."""
+    deadline = time.monotonic() + within_s
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
 
 
 def _training_environment(services: Services) -> dict[str, str]:

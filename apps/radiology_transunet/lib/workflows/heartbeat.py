@@ -9,7 +9,7 @@ import os
 import threading
 from types import TracebackType
 
-from lib.core.errors import LedgerUnavailable
+from lib.core.errors import Conflict, LabelError
 from lib.ledger.ledger import Ledger
 from lib.ledger.rows import JobRow
 
@@ -20,12 +20,16 @@ SHORTEST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 2.0
 
 
+class Stopped(Conflict):
+    """The job was told to stop; what it has done so far is kept for the next attempt."""
+
+
 class Heartbeat:
     """Keeps a job alive while the `with` block runs.
 
     Args:
         ledger: holds the job.
-        job: as taken; it beats in the name of the job's worker.
+        job: as taken; it beats in the name of the row's worker and attempt.
         lease_s: seconds without a beat after which somebody else may take the job.
         parent: process id whose end also stops the job; None = nobody's.
     """
@@ -59,13 +63,18 @@ class Heartbeat:
         self.reason = self.reason or reason
         self.stop.set()
 
+    def require_wanted(self) -> None:
+        """Raise Stopped once the job was told to stop."""
+        if self.stop.is_set():
+            raise Stopped(f"job {self._job.id} stops: {self.reason}")
+
     def _beat(self) -> None:
         while not self._over.is_set():
             if self._parent is not None and os.getppid() != self._parent:
                 self.end("the worker that started it has ended")
             try:
-                if not self._ledger.jobs.beat(self._job.id, self._job.worker or "", *self._where):
+                if not self._ledger.jobs.beat(self._job, *self._where):
                     self.end("it was cancelled or taken over")
-            except LedgerUnavailable as error:
+            except LabelError as error:
                 logger.warning("job %d cannot give a sign of life: %s", self._job.id, error)
             self._over.wait(self._pause_s)

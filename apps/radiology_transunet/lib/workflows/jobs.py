@@ -5,8 +5,9 @@ READ_SEG = "read_seg"
 DRAFT = "draft"
 RETRAIN = "retrain"
 
-BACKGROUND = (CHECK, READ_SEG, DRAFT)
-"""Kinds that the worker does in its own threads; retraining gets a process of its own."""
+BACKGROUND = (READ_SEG, CHECK, DRAFT)
+"""Kinds that the worker does in its own threads, the most urgent first: what a person drew does not wait for a pool of
+new series. Retraining gets a process of its own."""
 
 
 def check_key(series_uid: str) -> str:

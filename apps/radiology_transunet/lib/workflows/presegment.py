@@ -8,8 +8,9 @@ nothing twice.
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 
-from lib.core.errors import ArchiveUnavailable, Conflict, InconsistentSeries, LabelError
+from lib.core.errors import ArchiveUnavailable, Conflict, InconsistentSeries, LabelError, ManifestMismatch, NotFound
 from lib.core.values import Mask, Prediction
 from lib.dicom.files import encode
 from lib.dicom.seg import SegOrigin, write_seg
@@ -19,6 +20,7 @@ from lib.ledger.rows import JobRow, NewDraft
 from lib.taskfile import Task
 from lib.workflows.jobs import DRAFT, draft_key
 from lib.workflows.models import ChampionCache, require_champion
+from lib.workflows.pauses import draft_pause
 from lib.workflows.services import Services
 
 logger = logging.getLogger(__name__)
@@ -26,6 +28,10 @@ logger = logging.getLogger(__name__)
 MODEL_AUTHOR = "radiology_transunet"
 OUTBOX_CLAIM_S = 60.0
 Report = Callable[[float], None]
+
+
+class SeriesGone(NotFound):
+    """A series has left the archive; the ledger knows by now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +70,8 @@ def predict_series(
         NoChampion: no model serves the task.
         InconsistentSeries: the series is not for this task, or makes no volume.
     """
-    predictor, version = champions.predictor(task.name)
-    source = load_series(services, series_uid)
-    _require_suitable(source, task)
-    return SeriesPrediction(predictor.predict(source.volume, report), source, version)
+    champions.predictor(task.name)  # without a model nothing is fetched
+    return _predict(champions, task, load_series(services, series_uid), report)
 
 
 def presegment(
@@ -85,10 +89,13 @@ def presegment(
 
     Raises:
         Conflict: a person labelled the series meanwhile, or the job was taken away.
+        SeriesGone: the archive does not hold the series any more; it is marked so.
+        ManifestMismatch: the job's version cannot be loaded, and the version that serves instead has drafted already.
     """
+    champions.predictor(task.name)  # without a model nothing is fetched
     if job is not None:
         _require_wanted(services, champions, task, series_uid)
-    made = predict_series(services, champions, task, series_uid, report)
+    made = _predict(champions, task, _load_or_mark(services, series_uid), report)
     mask = made.prediction.mask
     sop_uid, seg_series_uid = (None, None) if mask.is_empty else (new_uid(), new_uid())
     draft = NewDraft(
@@ -114,6 +121,21 @@ def presegment(
     return services.ledger.annotations.add_draft(draft, payload, prediction.scores, prediction.embedding, job)
 
 
+def _predict(champions: ChampionCache, task: Task, source: SourceSeries, report: Report | None) -> SeriesPrediction:
+    _require_suitable(source, task)
+    predictor, version = champions.predictor(task.name)
+    return SeriesPrediction(predictor.predict(source.volume, report), source, version)
+
+
+def _load_or_mark(services: Services, series_uid: str) -> SourceSeries:
+    """The series; one that has left the archive is marked as gone, so that nobody asks for its draft again."""
+    try:
+        return load_series(services, series_uid)
+    except NotFound as error:
+        services.ledger.series.set_gone(series_uid)
+        raise SeriesGone(str(error)) from error
+
+
 def seg_file(
     mask: Mask, source: SourceSeries, origin: SegOrigin, sop_uid: str | None, series_uid: str | None
 ) -> bytes | None:
@@ -123,10 +145,11 @@ def seg_file(
     return encode(write_seg(mask, source, origin, sop_uid, series_uid))
 
 
-def enqueue_drafts(services: Services, task: Task) -> int:
+def enqueue_drafts(services: Services, task: Task, insist: bool = False) -> int:
     """A job for each ready series that has neither a human label nor a draft of the champion; how many are new.
 
-    With `presegment.redraft` off, a series that has a draft of any version keeps it.
+    With `presegment.redraft` off, a series that has a draft of any version keeps it. A series whose last draft by this
+    version failed rests first, the longer the more often it failed, unless the caller insists.
 
     Raises:
         NoChampion: no model serves the task.
@@ -136,8 +159,45 @@ def enqueue_drafts(services: Services, task: Task) -> int:
     suitable = suitable_series(services, task)
     if not services.settings.presegment.redraft:
         wanted = [uid for uid in wanted if services.ledger.annotations.latest_draft(uid, task.name) is None]
-    payloads = [({"series_uid": uid}, draft_key(task.name, uid)) for uid in wanted if uid in suitable]
+    failed = _failed_drafts(services, task, champion.version)
+    now = services.ledger.jobs.clock()
+    payloads = [
+        draft_job(task, uid, champion.version, failures_before(failed.get(uid)))
+        for uid in wanted
+        if uid in suitable and (insist or not is_resting(failed.get(uid), now))
+    ]
     return services.ledger.jobs.add_many(DRAFT, task.name, payloads, services.settings.worker.attempts)
+
+
+def draft_job(task: Task, series_uid: str, version: int, failures: int = 0) -> tuple[dict[str, object], str]:
+    """Payload and key of a draft's job.
+
+    Args:
+        task: to draft for.
+        series_uid: to draft.
+        version: that serves when the job is made; the job drafts with what serves when it is done.
+        failures: jobs for the same draft that failed before.
+    """
+    payload: dict[str, object] = {"series_uid": series_uid, "version": version, "failures": failures}
+    return payload, draft_key(task.name, series_uid)
+
+
+def failures_before(last: JobRow | None) -> int:
+    """How many jobs for a draft have failed, given the last of them."""
+    return 0 if last is None else int(last.payload.get("failures", 0)) + 1
+
+
+def is_resting(last: JobRow | None, now: datetime) -> bool:
+    """Whether the failure of a draft, given its last job, is too fresh for another try."""
+    if last is None or last.finished_at is None:
+        return False
+    return now < last.finished_at + draft_pause(failures_before(last))
+
+
+def _failed_drafts(services: Services, task: Task, version: int) -> dict[str, JobRow]:
+    """The last draft job of each series where it failed for this version, by series."""
+    jobs = services.ledger.jobs.last_failed(DRAFT, task.name)
+    return {str(job.payload["series_uid"]): job for job in jobs if job.payload.get("version", version) == version}
 
 
 def deliver_outbox(services: Services, limit: int = 10) -> int:
@@ -173,10 +233,15 @@ def suitable_series(services: Services, task: Task) -> frozenset[str]:
 def _require_wanted(services: Services, champions: ChampionCache, task: Task, series_uid: str) -> None:
     """Raise Conflict when a queued draft has become needless: a person was faster, or the champion drafted it."""
     version = champions.predictor(task.name)[1]
+    champion = require_champion(services, task).version
     for row in services.ledger.annotations.list(task=task.name, series_uid=series_uid):
         if row.origin == "human" and row.status in ("submitted", "accepted"):
             raise Conflict(f"series {series_uid} has a human label for {task.name}: annotation {row.id}")
         if row.origin == "model" and row.status == "draft" and row.model_version == version:
+            if version != champion:
+                raise ManifestMismatch(
+                    f"series {series_uid} is to be drafted by version {champion}, but {version} serves"
+                )
             raise Conflict(f"series {series_uid} has a draft by version {version} already: annotation {row.id}")
 
 

@@ -17,12 +17,13 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from lib.core.errors import Conflict, InvalidInput, ManifestMismatch, NotFound
+from lib.core.errors import InvalidInput, ManifestMismatch, NotFound
 from lib.core.metrics import mean_dice
 from lib.ledger.rows import JobRow
 from lib.taskfile import Task
 from lib.workflows.casecache import CaseCache
 from lib.workflows.gate import Champion, Verdict, judge
+from lib.workflows.heartbeat import Stopped
 from lib.workflows.jobs import RETRAIN, retrain_key
 from lib.workflows.models import load_version
 from lib.workflows.plan import Plan, fit_config, job_folder, open_plan, require_enough, require_params
@@ -44,10 +45,6 @@ FETCHED, PREPARED, TRAINED, MEASURED = 0.10, 0.15, 0.85, 0.90
 """Shares of the whole run at the end of each stage; comparing with the champion is the rest."""
 
 Report = Callable[[float, str], None]
-
-
-class Stopped(Conflict):
-    """The run was told to stop; what it has done so far is kept for the next attempt."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,15 +6,16 @@ from collections.abc import Callable
 
 from lib.core.errors import ArchiveUnavailable, LabelError, LedgerUnavailable, RegistryUnavailable
 from lib.ledger.rows import JobRow
-from lib.workflows.heartbeat import Heartbeat
+from lib.workflows.heartbeat import Heartbeat, Stopped
+from lib.workflows.pauses import archive_pause_s
 from lib.workflows.plan import job_folder
-from lib.workflows.retrain import Report, Stopped, run_retrain
+from lib.workflows.retrain import Report, run_retrain
 from lib.workflows.services import Services
 
 logger = logging.getLogger(__name__)
 
-PASSING = (ArchiveUnavailable, LedgerUnavailable, RegistryUnavailable, Stopped)
-"""Errors after which the job waits for another attempt."""
+PASSING = (LedgerUnavailable, RegistryUnavailable)
+"""Errors after which the job waits for another attempt; those that are no fault of the job cost none."""
 
 
 def work_on(
@@ -39,7 +40,7 @@ def work_on(
     from lib.inference.devices import set_threads
 
     set_threads(services.settings.retrain.threads)
-    jobs, worker = services.ledger.jobs, job.worker or ""
+    jobs = services.ledger.jobs
     heartbeat = Heartbeat(services.ledger, job, services.settings.worker.job_lease_s, parent)
 
     def report(share: float, message: str) -> None:
@@ -50,14 +51,18 @@ def work_on(
         with heartbeat:
             on_start(heartbeat)
             outcome = run_retrain(services, job, report, heartbeat.stop)
-        jobs.finish(job.id, worker, outcome.to_dict())
-    except LabelError as error:
+        jobs.finish(job, outcome.to_dict())
+    except (ArchiveUnavailable, Stopped) as error:
         reason = f"{heartbeat.reason}; {error}" if heartbeat.reason else str(error)
-        logger.warning("job %d (%s) did not end: %s", job.id, job.key, reason)
-        jobs.fail(job.id, worker, reason, retry=isinstance(error, PASSING))
+        logger.warning("job %d (%s) goes on later: %s", job.id, job.key, reason)
+        is_stopped = isinstance(error, Stopped)
+        jobs.give_back(job, reason, 0.0 if is_stopped else archive_pause_s(job.created_at, jobs.clock()))
+    except LabelError as error:
+        logger.warning("job %d (%s) did not end: %s", job.id, job.key, error)
+        jobs.fail(job, str(error), retry=isinstance(error, PASSING))
     except Exception as error:
         logger.exception("job %d (%s) failed unexpectedly", job.id, job.key)
-        jobs.fail(job.id, worker, f"{type(error).__name__}: {error}", retry=True)
+        jobs.fail(job, f"{type(error).__name__}: {error}", retry=True)
     row = jobs.get(job.id)
     if row.state == "cancelled":
         shutil.rmtree(job_folder(services, job.id), ignore_errors=True)
