@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, Request, expect, sync_playwright
+from playwright.sync_api import Page, Request, expect
 
 from lib.cli.orthanc_process import OrthancProcess, free_port, start_orthanc
 from lib.core.values import Mask
@@ -17,17 +17,21 @@ from lib.dicom.writer import new_uid
 from lib.ledger.rows import NewDraft
 from lib.workflows import query
 from lib.workflows.presegment import deliver_outbox, seg_file
+from lib.workflows.query import viewer_path
 from lib.workflows.services import Services
 from loop import conf_of, install, settle
 from serving import Serving, serve
+from viewing import WAIT_MS, browser_page, drag, load_draft, panel_of
 
 CHROMIUM = "/usr/bin/chromium"
-SOFTWARE_WEBGL = ("--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist")
 VIEWER = Path(os.environ.get("TRANSUNET_OHIF", Path(__file__).resolve().parents[2] / "var" / "ohif"))
 SCREENSHOTS = os.environ.get("TRANSUNET_SCREENSHOTS", "")
 """Folder for pictures of the pages; empty = none are made."""
 
-WAIT_MS = 120_000
+LOOK_MS = 3000
+"""Longer than it takes to ask for a lease."""
+
+VERA = "Dr. Vera"
 TASK = "phantom_ct"
 """Served as the second task: what the viewer shows must not depend on the order."""
 
@@ -86,15 +90,9 @@ def requests() -> list[Request]:
 
 @pytest.fixture
 def page(serving: Serving, requests: list[Request]) -> Iterator[Page]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(SOFTWARE_WEBGL))
-        context = browser.new_context(viewport={"width": 1500, "height": 900}, base_url=serving.url)
-        context.add_cookies([{"name": "transunet_user", "value": "Dr.%20Vera", "url": serving.url}])
-        made = context.new_page()
-        made.set_default_timeout(WAIT_MS)
+    with browser_page(serving.url, VERA) as made:
         made.on("request", lambda request: requests.append(request))
         yield made
-        browser.close()
 
 
 def drafted(services: Services, source: SourceSeries, mask: Mask) -> None:
@@ -123,30 +121,44 @@ def test_the_worklist_leads_to_the_case(page: Page, source: SourceSeries, reques
     expect(row).to_contain_text("liver")
     picture(page, "worklist")
     row.get_by_role("link", name="Open").click()
-    expect(page.locator("transunet-panel").get_by_text("draft ready")).to_be_visible(timeout=WAIT_MS)
+    expect(panel_of(page).get_by_text("draft ready")).to_be_visible(timeout=WAIT_MS)
     assert source.study_uid in page.url
-    expect(page.locator("transunet-panel").get_by_text(TASK)).to_be_visible()
-    page.locator("transunet-panel").get_by_role("link", name="Worklist").click()
+    expect(panel_of(page).get_by_text(TASK)).to_be_visible()
+    panel_of(page).get_by_role("link", name="Worklist").click()
     expect(row).to_be_visible()
+
+
+def test_a_stroke_takes_the_case_and_looking_at_it_does_not(
+    page: Page, source: SourceSeries, services: Services
+) -> None:
+    page.goto(viewer_path(source.study_uid, source.series_uid, TASK))
+    load_draft(page)
+    drag(page, "WindowLevel")
+    panel_of(page).get_by_role("button", name="liver").click()
+    page.wait_for_timeout(LOOK_MS)
+    assert services.ledger.queue.holder(source.series_uid, TASK) is None
+    drag(page, "Brush")
+    expect(panel_of(page).get_by_text("Yours until")).to_be_visible(timeout=WAIT_MS)
+    lease = services.ledger.queue.holder(source.series_uid, TASK)
+    assert lease is not None
+    assert lease.annotator == VERA
+    query.release(services, services.task(TASK), source.series_uid, VERA)
 
 
 def test_the_draft_opens_in_the_viewer_with_its_named_segments_and_is_stored_as_a_label(
     page: Page, source: SourceSeries, services: Services, requests: list[Request], serving: Serving
 ) -> None:
-    query_text = f"StudyInstanceUIDs={source.study_uid}&initialSeriesInstanceUID={source.series_uid}"
-    page.goto(f"/segmentation?{query_text}")
-    panel = page.locator("transunet-panel")
-    panel.get_by_role("button", name="Load draft").click()
-    expect(panel.get_by_role("status")).to_contain_text("Draft loaded", timeout=WAIT_MS)
+    page.goto(viewer_path(source.study_uid, source.series_uid, TASK))
+    panel = panel_of(page)
+    load_draft(page)
     segments = page.locator("[data-cy='data-row']")
     for name in ("spine", "liver", "spleen", "left kidney", "right kidney", "aorta"):
         expect(segments.filter(has_text=name)).to_have_count(1, timeout=WAIT_MS)
-    page.wait_for_load_state("networkidle")
     picture(page, "viewer")
     panel.get_by_role("button", name="Submit label").click()
     expect(panel.get_by_role("status")).to_contain_text("Saved as label", timeout=WAIT_MS)
     [label] = services.ledger.annotations.list(series_uid=source.series_uid, status="accepted")
-    assert (label.author, label.origin, label.changed_voxels) == ("Dr. Vera", "human", 0)
+    assert (label.author, label.origin, label.changed_voxels) == (VERA, "human", 0)
     assert label.parent_id is not None
     elsewhere = [found.url for found in requests if not found.url.startswith((serving.url, "data:", "blob:"))]
     assert elsewhere == []

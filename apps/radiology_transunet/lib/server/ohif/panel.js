@@ -61,7 +61,7 @@
     connectedCallback() {
       this.refresh();
       this.timer = setInterval(() => this.busy || document.hidden || this.refresh(), POLL_MS);
-      this.stopListening = this.viewer.onEdit(() => this.noteEdit());
+      this.stopListening = this.viewer.onStroke(() => this.noteStroke());
     }
 
     disconnectedCallback() {
@@ -75,7 +75,7 @@
     }
 
     /** The first stroke takes the case, so that a label stored by OHIF's own menu has an author too. */
-    async noteEdit() {
+    async noteStroke() {
       if (!this.answer || this.busy || this.taking || this.answer.case.holder === this.answer.user) return;
       this.taking = true;
       try {
@@ -146,7 +146,7 @@
     holder(here, user) {
       if (!here.holder) return null;
       const own = here.holder === user;
-      return element('p', { class: own ? 'muted' : 'warn' }, own ? `Yours until ${clock(here.held_until)}` : `${here.holder} works on this case until ${clock(here.held_until)}`);
+      return element('p', { class: own ? 'muted' : 'warn' }, own ? `Yours until ${clock(here.held_until)}` : this.heldBy());
     }
 
     /** Table of what a label or draft holds. */
@@ -238,19 +238,12 @@
 
     /** Show a draft or label at the part that the model is least sure of. */
     async load(mask) {
-      const { scores } = this.answer.case;
-      let warning = '';
-      try {
-        await this.takeCase();
-      } catch (error) {
-        if (error.status !== 409) throw error;
-        warning = `${error.message} You may look, not submit.`;
-      }
+      const { scores, holder } = this.answer.case;
       await this.viewer.showSegmentation(mask.seg_series);
       const there = Object.keys(mask.voxels).filter(name => mask.voxels[name]);
       const [first] = there.sort((one, other) => (scores[other] || 0) - (scores[one] || 0));
       if (first) this.viewer.jumpTo(first);
-      if (warning) return warning;
+      if (holder && holder !== this.answer.user) return `${this.heldBy()} You may look, not submit.`;
       return mask.version ? 'Draft loaded. Correct it, then submit.' : 'Label loaded. Correct it, then submit again.';
     }
 
@@ -287,10 +280,14 @@
       try {
         this.answer = await window.transunet.hold(series, this.task);
       } catch (error) {
-        const { holder, held_until: until } = this.answer.case;
-        if (error.status === 409 && holder) error.message = `${holder} works on this case until ${clock(until)}.`;
+        if (error.status === 409 && this.answer.case.holder) error.message = this.heldBy();
         throw error;
       }
+    }
+
+    heldBy() {
+      const { holder, held_until: until } = this.answer.case;
+      return `${holder} works on this case until ${clock(until)}.`;
     }
   }
 

@@ -10,20 +10,21 @@
   /** What the panel may ask of OHIF. */
   function bridge(servicesManager, commandsManager, extensionManager) {
     const { displaySetService, viewportGridService, segmentationService } = servicesManager.services;
+    const onStroke = window.transunetStrokes.follow(servicesManager.services);
     const ofSeries = uid => displaySetService.getDisplaySetsForSeries(uid)[0];
 
-    function activeSeries() {
+    /** The display set of the images in the active viewport. */
+    function activeImages() {
       const { activeViewportId, viewports } = viewportGridService.getState();
       const uids = viewports.get(activeViewportId)?.displaySetInstanceUIDs || [];
-      const shown = uids.map(uid => displaySetService.getDisplaySetByUID(uid)).find(set => set && set.Modality !== 'SEG');
-      return shown?.SeriesInstanceUID;
+      return uids.map(uid => displaySetService.getDisplaySetByUID(uid)).find(set => set && set.Modality !== 'SEG');
     }
 
     /** Study and series that the viewer shows (the address counts until images are there), and the task in the address. */
     function openCase() {
       const address = new URLSearchParams(window.location.search);
       const byName = name => [...address].find(([key]) => key.toLowerCase() === name)?.[1] || '';
-      const series = activeSeries() || byName('initialseriesinstanceuid');
+      const series = activeImages()?.SeriesInstanceUID || byName('initialseriesinstanceuid');
       return { study: byName('studyinstanceuids').split(',')[0], series, task: byName('task') };
     }
 
@@ -63,11 +64,19 @@
       return true;
     }
 
+    /** OHIF writes a segmentation from images in its cache: bring those in that it has not loaded yet. */
+    async function loadImages() {
+      const [source] = extensionManager.getActiveDataSource();
+      const ids = source.getImageIdsForDisplaySet(activeImages());
+      await Promise.all(ids.map(id => window.cornerstone.imageLoader.loadAndCacheImage(id)));
+    }
+
     /** Store the segmentation of the active viewport in the archive. */
     async function storeSegmentation(description) {
       const { activeViewportId } = viewportGridService.getState();
       const active = segmentationService.getActiveSegmentation(activeViewportId);
       if (!active) throw new Error('There is no segmentation to submit. Load the draft or draw one first.');
+      await loadImages();
       const source = extensionManager.getActiveDataSourceDefinition().sourceName;
       const made = await commandsManager.runCommand('generateSegmentation', {
         segmentationId: active.segmentationId,
@@ -78,13 +87,7 @@
       await store(made.dataset, {});
     }
 
-    /** Tell when somebody draws; the returned function ends it. */
-    function onEdit(listener) {
-      const event = segmentationService.EVENTS.SEGMENTATION_DATA_MODIFIED;
-      return segmentationService.subscribe(event, listener).unsubscribe;
-    }
-
-    return { openCase, showSegmentation, storeSegmentation, jumpTo, onEdit };
+    return { openCase, showSegmentation, storeSegmentation, jumpTo, onStroke };
   }
 
   /** A React 18 element without React: OHIF bundles it and does not hand it out. */
