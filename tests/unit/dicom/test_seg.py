@@ -443,9 +443,7 @@ def test_fractional_frames_without_a_segment_number_are_refused(source, painted,
         read_seg(seg, series, schema)
 
 
-def test_a_series_with_rounded_cosines_takes_back_its_segs(
-    painted, through_bytes, schema, identity
-) -> None:
+def test_a_series_with_rounded_cosines_takes_back_its_segs(painted, through_bytes, schema, identity) -> None:
     """Some scanners write four decimals: at the far corner of 512 pixels that is a tenth of a millimetre."""
     turn, tilt = 0.3217, 0.1113
     row = np.array([np.cos(turn), np.sin(turn), 0.0])
