@@ -4,6 +4,7 @@ import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from playwright.sync_api import Page, Request, expect
@@ -105,6 +106,11 @@ def drafted(services: Services, source: SourceSeries, mask: Mask) -> None:
     deliver_outbox(services)
 
 
+def cookie_of(page: Page) -> str:
+    """The annotator whom the browser remembers, as the cookie has it."""
+    return next(cookie["value"] for cookie in page.context.cookies() if cookie["name"] == "transunet_user")
+
+
 def picture(page: Page, name: str) -> None:
     """Keep a picture of the page for the documentation, when asked."""
     if SCREENSHOTS:
@@ -126,6 +132,28 @@ def test_the_worklist_leads_to_the_case(page: Page, source: SourceSeries, reques
     expect(panel_of(page).get_by_text(TASK)).to_be_visible()
     panel_of(page).get_by_role("link", name="Worklist").click()
     expect(row).to_be_visible()
+
+
+def test_an_ordinary_name_is_kept_and_a_wrong_one_is_said_to_be_wrong_where_it_is_typed(
+    page: Page, source: SourceSeries
+) -> None:
+    page.goto("/worklist")
+    name = page.get_by_label("Annotator")
+    name.fill("a\\b")
+    name.press("Tab")
+    expect(page.get_by_role("status")).to_contain_text("no backslash")
+    assert cookie_of(page) == quote(VERA)
+    name.fill("Müller, Anna")
+    name.press("Tab")
+    expect(name).to_have_attribute("placeholder", "Müller, Anna")
+    page.context.add_cookies([{"name": "transunet_user", "value": "a%3Db", "url": page.url}])  # of an older version
+    page.goto(viewer_path(source.study_uid, source.series_uid, TASK))
+    panel = panel_of(page)
+    expect(panel.get_by_text("a user name has no")).to_be_visible(timeout=WAIT_MS)
+    panel.get_by_label("Annotator").fill("Dr. O'Neill")
+    panel.get_by_label("Annotator").press("Tab")
+    expect(panel.get_by_text("draft ready")).to_be_visible(timeout=WAIT_MS)
+    assert cookie_of(page) == "Dr.%20O'Neill"
 
 
 def test_a_stroke_takes_the_case_and_looking_at_it_does_not(

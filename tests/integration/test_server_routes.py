@@ -1,5 +1,6 @@
 """The routes over real small rooms and a real Orthanc, asked as MONAI Label's clients and our pages ask."""
 
+import base64
 import hashlib
 import json
 import socket
@@ -7,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import quote
 
 import httpx
 import numpy as np
@@ -225,6 +227,32 @@ def test_a_label_of_slicer_becomes_an_accepted_annotation(
     objects = web.get("/datastore/?output=all").json()["objects"]
     assert objects[source.series_uid]["labels"]["final"]["info"]["author"] == "anna"
     assert [pair["image"] for pair in web.get("/datastore/?output=train").json()] == [source.series_uid]
+
+
+@pytest.mark.parametrize("name", ["Dr. O'Neill", "Müller, Anna", "D\u2019Angelo (Radiologie)", "李小龍"])
+def test_an_ordinary_name_passes_from_the_cookie_into_the_stored_segmentation(
+    name: str, web: Web, source: SourceSeries, services: Services, tmp_path: Path
+) -> None:
+    cookie = {"Cookie": f"transunet_user={quote(name)}"}
+    assert web.get("/worklist.json", headers=cookie).json()["user"] == name
+    assert web.post("/activelearning/random", headers=cookie).json()["annotator"] == name
+    mask = liver_of(services.task(), source.geometry)
+    write_labels(mask.array, mask.geometry, tmp_path / "label.nii.gz")
+    url = f"/datastore/label?image={source.series_uid}"
+    saved = web.put(url, files=label_upload(tmp_path / "label.nii.gz"), headers=cookie).json()
+    assert saved["author"] == name
+    settle(services)
+    [seg] = services.archive.fetch(services.ledger.annotations.get(saved["annotation"]).seg_series_uid)
+    assert str(seg.ContentCreatorName) == name
+    assert name in web.get("/worklist.json", headers=cookie).text
+
+
+def test_a_log_in_by_any_name_works(services: Services, open_web: Callable[[Settings], Web]) -> None:
+    web = open_web(replace(services.settings, server=replace(services.settings.server, password="horse")))
+    login = base64.b64encode("Müller, Anna:horse".encode()).decode()
+    assert web.get("/worklist.json", headers={"Authorization": f"Basic {login}"}).json()["user"] == "Müller, Anna"
+    token = web.post("/auth/token", data={"username": "Dr. O'Neill", "password": "horse"}).json()["access_token"]
+    assert web.get("/worklist.json", headers={"Authorization": f"Bearer {token}"}).json()["user"] == "Dr. O'Neill"
 
 
 def test_a_label_without_a_name_belongs_to_the_holder_of_the_lease(

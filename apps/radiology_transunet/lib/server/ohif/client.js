@@ -3,16 +3,25 @@
   'use strict';
 
   const COOKIE = 'transunet_user';
+  const MAX_NAME = 64;
+  const FORBIDDEN = /[\\=\p{Cc}\p{Cs}\p{Zl}\p{Zp}]/u; // what a name in DICOM cannot hold; lib/server/identity.py checks the same
 
   /** The annotator's name, as the person typed it; empty when nobody did. */
   function user() {
     const entry = document.cookie.split('; ').find(part => part.startsWith(COOKIE + '='));
-    return entry ? decodeURIComponent(entry.slice(COOKIE.length + 1)) : '';
+    try {
+      return entry ? decodeURIComponent(entry.slice(COOKIE.length + 1)) : '';
+    } catch (error) {
+      return ''; // not written by this page
+    }
   }
 
-  /** Remember the name for a year; it is recorded as the author of labels. */
+  /** Remember the name for a year; it is recorded as the author of labels. An error says what is wrong with it. */
   function setUser(name) {
-    const value = encodeURIComponent(name.trim());
+    const kept = name.trim();
+    if ([...kept].length > MAX_NAME) throw new Error(`A name has at most ${MAX_NAME} characters.`);
+    if (FORBIDDEN.test(kept)) throw new Error('A name has no backslash, no = and no control characters.');
+    const value = encodeURIComponent(kept);
     document.cookie = `${COOKIE}=${value}; path=/; max-age=31536000; samesite=strict`;
   }
 

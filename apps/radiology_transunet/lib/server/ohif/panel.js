@@ -117,7 +117,8 @@
       this.body.replaceChildren(
         element('div', { class: 'top' }, element('span', { class: 'title' }, 'TransUNet')),
         element('p', { class: 'muted' }, text),
-        this.buttons(null)
+        this.buttons(null),
+        this.nameField('')
       );
     }
 
@@ -197,10 +198,15 @@
       const field = element('input', {
         value: window.transunet.user(),
         placeholder: user,
-        maxlength: 64,
         autocomplete: 'name',
         onchange: () => {
-          window.transunet.setUser(field.value);
+          try {
+            window.transunet.setUser(field.value);
+            this.say('');
+          } catch (error) {
+            this.say(error.message, true);
+            return;
+          }
           this.refresh();
         },
       });

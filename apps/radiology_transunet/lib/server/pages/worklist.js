@@ -222,7 +222,13 @@
   });
   $('user').value = server.user();
   $('user').addEventListener('change', () => {
-    server.setUser($('user').value);
+    try {
+      server.setUser($('user').value);
+      say('');
+    } catch (error) {
+      say(error.message, true);
+      return;
+    }
     refresh();
   });
   $('next').addEventListener('click', () =>
