@@ -1,12 +1,14 @@
 """Labelled series as cases, through a cache on disk.
 
-A volume is kept under its series' UID and number of instances, a mask under its SEG's SOP instance UID and the labels
-it was read with; both never change under that name. The cache may be deleted at any time, also while it is read.
+A volume is kept under a hash of its series' UID and number of instances, a mask under one of its SEG's SOP instance UID
+and the labels it was read with; both never change under that name. UIDs come from files that anybody may send, so none
+becomes a part of a path. The cache may be deleted at any time, also while it is read.
 """
 
 import hashlib
 import logging
 import os
+import re
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from lib.core.errors import InvalidInput
 from lib.core.geometry import Geometry
 from lib.core.values import Mask, Volume
-from lib.ledger.rows import AnnotationRow
+from lib.ledger.rows import AnnotationRow, SeriesRow
 from lib.taskfile import Task
 from lib.workflows.presegment import load_series
 from lib.workflows.review import annotation_mask
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
     from lib.training.data import Case
 
 logger = logging.getLogger(__name__)
+
+UID = re.compile(r"[0-9.]{1,64}")
 
 
 class CaseCache:
@@ -37,26 +42,26 @@ class CaseCache:
     """
 
     def __init__(self, services: Services, task: Task) -> None:
-        labels = repr([(label.name, label.id) for label in task.schema])
         folder = services.settings.var / "cache"
         self._services = services
         self._task = task
         self._volumes = folder / "volumes"
-        self._masks = folder / "masks" / f"{task.name}-{hashlib.sha256(labels.encode()).hexdigest()[:12]}"
+        self._masks = folder / "masks"
 
     def case(self, row: AnnotationRow) -> "Case":
         """The image and the mask of an annotation.
 
         Raises:
             NotFound: series or SEG have left the archive.
-            InvalidInput: series or SEG cannot be used.
+            InvalidInput: series or SEG cannot be used, or has a UID that is none.
             ArchiveUnavailable: the archive does not answer.
         """
         from lib.training.data import Case
 
+        _require_uids(row)
         series = self._services.ledger.series.get(row.series_uid)
-        volume_path = self._volumes / f"{row.series_uid}-{series.instances}.npz"
-        mask_path = self._masks / f"{row.sop_instance_uid}.npz"
+        volume_path = self._volumes / volume_name(series)
+        mask_path = self._masks / mask_name(self._task, row)
         volume = _read_volume(volume_path)
         mask = self._read_mask(mask_path, row, volume) if volume is not None else None
         if volume is None or mask is None:
@@ -72,6 +77,26 @@ class CaseCache:
             return Mask(np.zeros(volume.geometry.shape, np.uint8), volume.geometry, self._task.schema)
         values = _read(path)
         return None if values is None else Mask(values["array"], volume.geometry, self._task.schema)
+
+
+def volume_name(series: SeriesRow) -> str:
+    """Name of the file of a series' volume."""
+    return _hashed(series.series_uid, series.instances)
+
+
+def mask_name(task: Task, row: AnnotationRow) -> str:
+    """Name of the file of an annotation's mask."""
+    return _hashed(task.name, [(label.name, label.id) for label in task.schema], row.sop_instance_uid)
+
+
+def _hashed(*parts: object) -> str:
+    return f"{hashlib.sha256(repr(parts).encode()).hexdigest()[:40]}.npz"
+
+
+def _require_uids(row: AnnotationRow) -> None:
+    for uid in filter(None, (row.series_uid, row.sop_instance_uid)):
+        if not UID.fullmatch(uid):
+            raise InvalidInput(f"annotation {row.id}: a UID must be 1 to 64 digits and dots, got {uid!r}")
 
 
 def _read_volume(path: Path) -> Volume | None:
