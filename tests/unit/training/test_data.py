@@ -1,16 +1,19 @@
+import weakref
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from lib.core.errors import GeometryMismatch
+from lib.core.errors import GeometryMismatch, TrainingFailed
 from lib.core.geometry import Geometry
 from lib.core.labels import LabelSchema
-from lib.core.values import Mask
+from lib.core.values import Mask, Volume
 from lib.inference.config import PreprocessConfig
 from lib.inference.preprocess import Preprocess
 from lib.training.data import Case, Pick, PreparedCase, TrainingSet, prepare
+from lib.training.fit import validate
 
 MakeCase = Callable[[int], Case]
 
@@ -87,3 +90,63 @@ def test_the_fingerprint_follows_every_voxel_and_label() -> None:
     third.classes[1, 2, 3] = 1
     prints = {TrainingSet([case], 2, (8, 8), 0).fingerprint() for case in (first, second, third, prepared(3))}
     assert len(prints) == 3
+
+
+class Counted(Sequence[Case]):
+    """Cases made when they are asked for, which counts those that are alive at once."""
+
+    def __init__(self, make_case: MakeCase, count: int) -> None:
+        self.make_case, self.count = make_case, count
+        self.asked: list[int] = []
+        self.alive = self.most = 0
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, number: int) -> Case:
+        if number >= self.count:
+            raise IndexError(number)
+        self.alive += 1  # counts from here: the one before must have gone by now
+        self.most = max(self.most, self.alive)
+        self.asked.append(number)
+        case = self.make_case(number)
+        weakref.finalize(case.volume.array, self._gone)
+        return case
+
+    def _gone(self) -> None:
+        self.alive -= 1
+
+
+def test_each_case_is_asked_for_in_turn_and_none_is_kept(make_case: MakeCase) -> None:
+    cases = Counted(make_case, 4)
+    data = prepare(cases, Preprocess(PreprocessConfig(), context_slices=0, stride=8), None, lambda _: None)
+    assert cases.asked == [0, 0, 1, 2, 3]  # the first one once more for its labels
+    assert (cases.most, cases.alive) == (1, 0)
+    assert len(data.cases) == 4
+
+
+def test_cases_are_measured_one_at_a_time(make_case: MakeCase) -> None:
+    class Echo:
+        """Finds nothing, whatever it is shown."""
+
+        def __init__(self, schema: LabelSchema) -> None:
+            self.schema = schema
+
+        def predict(self, volume: Volume) -> object:
+            mask = Mask(np.zeros(volume.geometry.shape, np.uint8), volume.geometry, self.schema)
+            return SimpleNamespace(mask=mask)
+
+    cases = Counted(make_case, 3)
+    dice = validate(Echo(make_case(0).mask.schema), cases)
+    assert set(dice.values()) <= {0.0, None}
+    assert cases.asked == [0, 1, 2]
+    assert (cases.most, cases.alive) == (1, 0)
+
+
+def test_a_case_with_other_labels_is_refused_by_name(make_case: MakeCase) -> None:
+    case = make_case(1)
+    fewer = LabelSchema(tuple(case.mask.schema)[:1])
+    other = Case(case.volume, Mask(np.zeros(case.mask.array.shape), case.volume.geometry, fewer), name="other")
+    preprocess = Preprocess(PreprocessConfig(), context_slices=0, stride=8)
+    with pytest.raises(TrainingFailed, match=r"all cases must have the labels .*, case other has"):
+        prepare([case, other], preprocess, None, lambda _: None)

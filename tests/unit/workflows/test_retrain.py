@@ -172,6 +172,18 @@ def test_a_second_training_reads_its_cases_from_the_cache(services: Services, co
     assert first.version == 1
 
 
+def test_a_training_removes_what_no_label_names_any_more_from_the_cache(
+    services: Services, cohort: dict[str, list[int]]
+) -> None:
+    run(services, take(services))
+    finish(services)
+    volumes = services.settings.var / "cache" / "volumes"
+    assert len(list(volumes.iterdir())) == 5
+    services.ledger.annotations.reject(cohort["pool"][0], "rev", "not good")
+    run(services, take(services))
+    assert len(list(volumes.iterdir())) == 4
+
+
 def test_a_deleted_or_broken_cache_is_filled_again(services: Services, cohort: dict[str, list[int]]) -> None:
     first = run(services, take(services, seed=4))
     finish(services)

@@ -1,4 +1,7 @@
-"""Cases to batches of slices; each case is preprocessed once."""
+"""Cases to batches of slices; each case is preprocessed once.
+
+Cases may be read from disk whenever they are asked for: they are asked for one after the other, and none is kept.
+"""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -166,13 +169,11 @@ def prepare(
     Raises:
         TrainingFailed: no cases, different schemas, no labelled voxel at all.
     """
-    schema = common_schema(cases)
+    schema = schema_of(cases)
     prepared = []
-    for done, case in enumerate(cases, start=1):
-        applied = preprocess.apply(case.volume)
-        classes = preprocess.apply_mask(case.mask, applied.placement)
-        prepared.append(PreparedCase(applied.planes.astype(np.float16), classes))
-        report(done / len(cases))
+    for number in range(len(cases)):  # a loop over the cases would hold the last one while the next is read
+        prepared.append(_prepare(cases[number], schema, preprocess))
+        report((number + 1) / len(cases))
     if not any(case.classes.any() for case in prepared):
         raise TrainingFailed(f"the masks must hold at least one labelled voxel, all {len(cases)} are empty")
     wanted = crop or tuple(max(case.classes.shape[axis] for case in prepared) for axis in (1, 2))
@@ -180,19 +181,24 @@ def prepare(
     return TrainingSet(prepared, len(schema) + 1, (rounded[0], rounded[1]), preprocess.context_slices)
 
 
-def common_schema(cases: Sequence[Case]) -> LabelSchema:
-    """The one label schema of the cases.
+def schema_of(cases: Sequence[Case]) -> LabelSchema:
+    """The label schema of the first case; `prepare` refuses cases with another.
 
     Raises:
-        TrainingFailed: no cases, or cases with different labels.
+        TrainingFailed: no cases.
     """
     if not cases:
         raise TrainingFailed("training needs at least one labelled case, got none")
-    for case in cases:
-        if case.mask.schema != cases[0].mask.schema:
-            names = cases[0].mask.schema.names, case.mask.schema.names
-            raise TrainingFailed(f"all cases must have the labels {names[0]}, case {case.name} has {names[1]}")
     return cases[0].mask.schema
+
+
+def _prepare(case: Case, schema: LabelSchema, preprocess: Preprocess) -> PreparedCase:
+    if case.mask.schema != schema:
+        names = schema.names, case.mask.schema.names
+        raise TrainingFailed(f"all cases must have the labels {names[0]}, case {case.name} has {names[1]}")
+    applied = preprocess.apply(case.volume)
+    classes = preprocess.apply_mask(case.mask, applied.placement)
+    return PreparedCase(applied.planes.astype(np.float16), classes)
 
 
 def _overlap(corner: int, size: int, side: int) -> tuple[slice, slice]:

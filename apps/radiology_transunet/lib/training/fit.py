@@ -25,7 +25,7 @@ from lib.networks.config import NetworkConfig
 from lib.training import augment
 from lib.training.checkpoint import CHECKPOINT, Checkpoint
 from lib.training.config import FitConfig
-from lib.training.data import Case, TrainingSet, common_schema, prepare
+from lib.training.data import Case, TrainingSet, prepare, schema_of
 from lib.training.run import Run
 from lib.training.schedule import Budget, rate_factor
 
@@ -100,8 +100,8 @@ def fit(
     """Train a network.
 
     Args:
-        cases: to learn from.
-        validation: to measure on; may be empty.
+        cases: to learn from; asked for one after the other and kept as the network's planes alone.
+        validation: to measure on, also one after the other; may be empty.
         network_config: which network.
         preprocess_config: Volume -> network input.
         config: how to train.
@@ -114,7 +114,7 @@ def fit(
         TrainingFailed: no cases, no labelled voxel, a loss that is not a number (the last checkpoint stays).
     """
     started = monotonic()
-    schema, where = common_schema(cases), choose_device(device)
+    schema, where = schema_of(cases), choose_device(device)
     preprocess = build_preprocess(preprocess_config, network_config)
     data = prepare(cases, preprocess, config.crop, lambda share: report(FitProgress("prepare", share)))
     key = _key(network_config, preprocess_config, config, data, start)
@@ -166,14 +166,19 @@ def validate(
         report: called with the share of cases done.
     """
     found: dict[str, list[float]] = {name: [] for name in predictor.schema.names}
-    for done, case in enumerate(cases, start=1):
-        predicted = predictor.predict(case.volume).mask.array
-        for label in predictor.schema:
-            value = metrics.dice(case.mask.array == label.id, predicted == label.id)
+    for number in range(len(cases)):  # a loop over the cases would hold the last one while the next is read
+        for name, value in _dice(predictor, cases[number]).items():
             if value is not None:
-                found[label.name].append(value)
-        report(done / len(cases))
+                found[name].append(value)
+        report((number + 1) / len(cases))
     return {name: float(np.mean(values)) if values else None for name, values in found.items()}
+
+
+def _dice(predictor: Predictor, case: Case) -> dict[str, float | None]:
+    """Dice of each label on one case, None where neither the mask nor the prediction has it."""
+    predicted = predictor.predict(case.volume).mask.array
+    schema = predictor.schema
+    return {label.name: metrics.dice(case.mask.array == label.id, predicted == label.id) for label in schema}
 
 
 def _seconds_left(config: FitConfig, prepared_s: float) -> float | None:

@@ -21,7 +21,7 @@ from lib.core.errors import InvalidInput, ManifestMismatch, NotFound
 from lib.core.metrics import mean_dice
 from lib.ledger.rows import JobRow
 from lib.taskfile import Task
-from lib.workflows.casecache import CaseCache
+from lib.workflows.casecache import CaseCache, LazyCases, prune_cache
 from lib.workflows.gate import Champion, Verdict, judge
 from lib.workflows.heartbeat import Stopped
 from lib.workflows.jobs import RETRAIN, retrain_key
@@ -33,7 +33,6 @@ from lib.workflows.services import Services
 
 if TYPE_CHECKING:
     from lib.inference.model import Manifest
-    from lib.training.data import Case
     from lib.training.fit import FitProgress
 
 logger = logging.getLogger(__name__)
@@ -121,6 +120,7 @@ def run_retrain(services: Services, job: JobRow, report: Report, stop: Event) ->
     tell = _stoppable(report, stop)
     reconcile_promotions(services, task.name)
     _sweep(services)
+    prune_cache(services)
     while deliver_outbox(services):
         tell(0.0, "delivering labels to the archive")
     plan = open_plan(services, task, job)
@@ -170,9 +170,9 @@ def _sweep(services: Services) -> None:
 
 def _collect(
     services: Services, cache: CaseCache, ids: Sequence[int], what: str, tell: Report, share: float
-) -> "list[Case]":
-    """The annotations as cases; what cannot be used any more is left out and logged."""
-    cases = []
+) -> LazyCases:
+    """The annotations as cases, in the cache by now; what cannot be used any more is left out and logged."""
+    rows = []
     for done, annotation_id in enumerate(ids):
         tell(share + FETCHED / 2 * done / len(ids), f"fetching {what} case {done + 1} of {len(ids)}")
         row = services.ledger.annotations.get(annotation_id)
@@ -180,10 +180,12 @@ def _collect(
             logger.info("annotation %d is %s by now and left out", row.id, row.status)
             continue
         try:
-            cases.append(cache.case(row))
+            cache.fill(row)
         except (NotFound, InvalidInput) as error:
             logger.warning("annotation %d of series %s is left out: %s", row.id, row.series_uid, error)
-    return cases
+            continue
+        rows.append(row)
+    return LazyCases(cache, rows)
 
 
 def _train(
@@ -192,7 +194,7 @@ def _train(
     job: JobRow,
     plan: Plan,
     cache: CaseCache,
-    calibration: "list[Case]",
+    calibration: LazyCases,
     tell: Report,
 ) -> Path:
     """The folder of the finished model; an earlier attempt may have finished it."""
@@ -218,8 +220,7 @@ def _train(
         start=None if plan.start is None else _weights(services, task, plan.start),
     )
     metrics = _figures(task, fitted.dice)
-    used = tuple(int(case.name.rpartition(" ")[2]) for case in cases)
-    save_model(folder / MODEL, Manifest.describe(task, plan.seed, metrics, used), fitted.state_dict)
+    save_model(folder / MODEL, Manifest.describe(task, plan.seed, metrics, cases.ids), fitted.state_dict)
     return folder / MODEL
 
 
@@ -240,7 +241,7 @@ def _load_manifest(model: Path, task: Task) -> "Manifest":
 
 
 def _decide(
-    services: Services, task: Task, version: int, metrics: Mapping[str, float], cases: "list[Case]", tell: Report
+    services: Services, task: Task, version: int, metrics: Mapping[str, float], cases: LazyCases, tell: Report
 ) -> Verdict:
     """Measure the champion on the same cases and let the gate decide; a verdict that was given stands."""
     given = [row for row in services.ledger.models.list(task.name) if row.version == version]
@@ -255,7 +256,7 @@ def _decide(
     return verdict
 
 
-def _measured_champion(services: Services, task: Task, cases: "list[Case]", tell: Report) -> Champion | None:
+def _measured_champion(services: Services, task: Task, cases: LazyCases, tell: Report) -> Champion | None:
     """The champion with its mean Dice on the cases, or why it cannot serve; None when there is none."""
     from lib.training.fit import validate
 
