@@ -2,11 +2,14 @@
 
 import re
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
 from pydicom import Dataset
+from pydicom.uid import SurfaceSegmentationStorage
 
 from lib.cli.orthanc_process import OrthancProcess, free_port, start_orthanc
 from lib.core.errors import ArchiveUnavailable, Conflict, GeometryMismatch, InvalidInput, NoChampion
@@ -17,10 +20,11 @@ from lib.dicom.seg import SegOrigin, read_seg, seg_summary, write_seg
 from lib.dicom.series import SourceSeries, assemble
 from lib.dicom.writer import new_uid
 from lib.taskfile import Task
-from lib.workflows.ingest import ingest_once
-from lib.workflows.intake import saved_at
+from lib.workflows.arrivals import take_in
+from lib.workflows.ingest import ingest_once, reconcile
+from lib.workflows.intake import check_series, saved_at
 from lib.workflows.models import ChampionCache
-from lib.workflows.presegment import deliver_outbox, enqueue_drafts, presegment
+from lib.workflows.presegment import deliver_outbox, enqueue_drafts, load_series, presegment
 from lib.workflows.query import hold, next_case, refresh_queues, release
 from lib.workflows.review import accept, annotation_mask, reject, submit_mask
 from lib.workflows.services import Services
@@ -28,6 +32,7 @@ from loop import GRID, body, install, liver_of, register_random_model, settle, u
 from ohif import ohif_export
 
 pytestmark = pytest.mark.orthanc
+NO_UID = pytest.mark.filterwarnings("ignore:Invalid value for VR UI")
 
 
 @pytest.fixture
@@ -128,12 +133,191 @@ def test_a_series_that_no_task_took_is_checked_again_when_a_task_takes_it(servic
     assert served.ledger.series.get(source.series_uid).status == "ready"
 
 
-def test_a_series_that_leaves_the_archive_is_gone_and_comes_back(services):
+def test_a_series_that_leaves_the_archive_is_gone_and_comes_back(services, task):
     source = upload(services, body(), "P1")
     settle(services)
-    services.archive.delete_series(source.series_uid)
+    services.archive.store([ohif_export(liver_of(task, source.geometry), source)])
+    settle(services)
+    (label,) = services.ledger.annotations.accepted(task.name)
+    images, segs = (services.archive.fetch(uid) for uid in (source.series_uid, label.seg_series_uid))
+    for uid in (source.series_uid, label.seg_series_uid):
+        services.archive.delete_series(uid)
     settle(services)
     assert services.ledger.series.get(source.series_uid).status == "gone"
+    row = services.ledger.annotations.get(label.id)
+    assert (row.status, row.reason, row.stored_at) == ("rejected", "its SEG left the archive", None)
+    services.archive.store(images)
+    services.archive.store(segs)
+    settle(services)
+    assert services.ledger.series.get(source.series_uid).status == "ready"
+    assert services.ledger.annotations.accepted(task.name) == [replace(label, stored_at=ANY)]
+    assert len(annotations(services)) == 1
+
+
+def test_a_draft_whose_seg_leaves_the_archive_is_drawn_again(services, task, drafted):
+    draft = services.ledger.annotations.latest_draft(drafted.series_uid, task.name)
+    services.archive.delete_series(draft.seg_series_uid)
+    settle(services)
+    assert services.ledger.annotations.get(draft.id).status == "superseded"
+    assert enqueue_drafts(services, task) == 1
+    settle(services)
+    again = services.ledger.annotations.latest_draft(drafted.series_uid, task.name)
+    assert services.archive.has_instance(again.sop_instance_uid)
+
+
+def test_a_series_that_is_registered_while_the_archive_is_asked_stays(services, task, monkeypatch):
+    real, late = type(services.archive).series, []
+
+    def series(self):
+        found = real(self)
+        if not late:  # another worker registers and checks a series, and somebody takes it
+            late.append(upload(services, body(), "P1").series_uid)
+            take_in(services, late[0])
+            assert check_series(services, late[0]) == "ready"
+            hold(services, task, late[0], "anna")
+        return found
+
+    monkeypatch.setattr(type(services.archive), "series", series)
+    assert reconcile(services).gone == 0
+    assert services.ledger.series.get(late[0]).status == "ready"
+    assert services.ledger.queue.holder(late[0], task.name).annotator == "anna"
+
+
+def _registered_again(services: Services, source: SourceSeries, patient: str) -> None:
+    """The same series for another patient, as a correction of the patient's data leaves it."""
+    corrected = services.archive.fetch(source.series_uid)
+    services.archive.delete_series(source.series_uid)
+    for dataset in corrected:
+        dataset.PatientID = patient
+    services.archive.store(corrected)
+
+
+def test_a_changed_patient_moves_the_series_and_stops_nobody_else(services, task):
+    source = upload(services, body(), "P1")
+    settle(services)
+    ingest_once(services)
+    label = submit_mask(services, task, source, liver_of(task, source.geometry), "anna")
+    settle(services)
+    before = services.ledger.series.get(source.series_uid)
+    _registered_again(services, source, "P1-corrected")
+    other = upload(services, body(1), "P2")
+    settle(services)
+    moved = services.ledger.series.get(source.series_uid)
+    assert (moved.status, moved.patient != before.patient) == ("ready", True)
+    assert services.ledger.series.get(other.series_uid).status == "ready"
+    assert services.ledger.annotations.get(label).status == "accepted"
+    assert "series.moved" in {row.action for row in services.ledger.audit.list(subject=source.series_uid)}
+
+
+def test_a_series_that_the_archive_has_for_two_patients_does_not_go_to_and_fro(services):
+    source = upload(services, body(), "P1")
+    settle(services)
+    copies = services.archive.fetch(source.series_uid)
+    for dataset in copies:
+        dataset.PatientID = "P1-corrected"
+    services.archive.store(copies)
+    other = upload(services, body(1), "P2")
+    for _ in range(3):
+        settle(services)
+        ingest_once(services)
+    moves = [row for row in services.ledger.audit.list(subject=source.series_uid) if row.action == "series.moved"]
+    assert len(moves) <= 1
+    assert services.ledger.series.get(other.series_uid).status == "ready"
+
+
+def test_a_lost_pseudonym_key_makes_known_patients_new_ones_and_stops_nothing(services, own_orthanc, tmp_path):
+    source = upload(services, body(), "P1")
+    settle(services)
+    before = services.ledger.series.get(source.series_uid)
+    (tmp_path / "var" / "pseudonym.key").unlink()
+    restored = install(own_orthanc, tmp_path / "var")
+    other = upload(restored, body(1), "P2")
+    settle(restored)
+    after = restored.ledger.series.get(source.series_uid)
+    assert (after.status, after.patient != before.patient) == ("ready", True)
+    assert restored.ledger.series.get(other.series_uid).status == "ready"
+
+
+def test_what_cannot_be_taken_in_stops_neither_the_cursor_nor_the_comparison(services, monkeypatch):
+    bad, good = (upload(services, body(seed), f"P{seed}").series_uid for seed in range(2))
+    real = type(services.ledger.series).add
+
+    def add(self, new):
+        if new.series_uid == bad:
+            raise Conflict("the ledger's rules forbid this change")
+        return real(self, new)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(services.ledger.series), "add", add)
+        assert ingest_once(services).series == 1
+        assert reconcile(services).series == 0
+    assert services.ledger.cursor("changes").value == services.archive.changes(0, limit=1000).last
+    assert [row.series_uid for row in services.ledger.series.list()] == [good]
+    (note,) = services.ledger.audit.list(subject=bad)
+    assert note.details == {"error": "the ledger's rules forbid this change"}
+    settle(services)
+    assert services.ledger.series.get(bad).status == "ready"
+
+
+def _in_two_parts(services: Services) -> tuple[str, list, list]:
+    """A series that is not in the archive, its first four slices, and the other two."""
+    source = upload(services, body(), "P1")
+    slices = sorted(services.archive.fetch(source.series_uid), key=lambda header: float(header.ImagePositionPatient[2]))
+    services.archive.delete_series(source.series_uid)
+    return source.series_uid, slices[:4], slices[4:]
+
+
+def test_a_series_that_grows_while_it_is_checked_is_checked_again(services, monkeypatch):
+    uid, first, rest = _in_two_parts(services)
+    services.archive.store(first)
+    reconcile(services)
+    real, calls = type(services.archive).fetch, []
+
+    def fetch(self, series_uid):
+        found = real(self, series_uid)
+        if not calls:
+            calls.append(series_uid)
+            services.archive.store(rest)
+            assert reconcile(services).series == 1
+        return found
+
+    monkeypatch.setattr(type(services.archive), "fetch", fetch)
+    assert check_series(services, uid) == "changed meanwhile"
+    assert services.ledger.series.get(uid).status == "new"
+    settle(services)
+    row = services.ledger.series.get(uid)
+    assert (row.status, row.instances, row.geometry["shape"]) == ("ready", 6, [6, 32, 48])
+
+
+def test_a_series_that_has_grown_before_the_change_feed_says_so_gets_no_wrong_verdict(services):
+    uid, first, rest = _in_two_parts(services)
+    services.archive.store(first)
+    reconcile(services)
+    services.archive.store(rest)
+    assert check_series(services, uid) == "changed meanwhile"
+    settle(services)
+    row = services.ledger.series.get(uid)
+    assert (row.status, row.instances, row.geometry["shape"]) == ("ready", 6, [6, 32, 48])
+
+
+def test_labels_and_drafts_of_a_series_that_has_grown_since_do_not_count(services, task, tmp_path):
+    register_random_model(services, task, tmp_path / "model")
+    uid, first, rest = _in_two_parts(services)
+    services.archive.store(first)
+    settle(services)
+    draft = services.ledger.annotations.latest_draft(uid, task.name)
+    label = submit_mask(services, task, (short := load_series(services, uid)), liver_of(task, short.geometry), "anna")
+    settle(services)
+    services.archive.store(rest)
+    settle(services)
+    assert services.ledger.series.get(uid).status == "ready"
+    row = services.ledger.annotations.get(label)
+    assert (row.status, row.reason) == ("superseded", "it was made when the series had 4 instances, now it has 6")
+    assert services.ledger.annotations.accepted(task.name) == []
+    redrafted = services.ledger.annotations.latest_draft(uid, task.name)
+    assert redrafted.id != draft.id
+    mask = annotation_mask(services, redrafted.id)
+    assert mask.geometry.shape == (6, 32, 48)
 
 
 def test_drafts_need_a_model_and_the_message_says_how_to_train_one(services, task):
@@ -311,7 +495,20 @@ def _of_an_unknown_series(dataset):
 
 
 def _with_an_unknown_name(dataset):
-    dataset.SegmentSequence[0].SegmentLabel = "tumour"
+    next(item for item in dataset.SegmentSequence if item.SegmentLabel == "liver").SegmentLabel = "tumour"
+
+
+def _with_unknown_names_alone(dataset):
+    for number, item in enumerate(dataset.SegmentSequence):
+        item.SegmentLabel = f"Segment {number}"
+
+
+def _of_another_kind(dataset):
+    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = SurfaceSegmentationStorage
+
+
+def _of_a_path(dataset):
+    dataset.ReferencedSeriesSequence[0].SeriesInstanceUID = "../../../evil"
 
 
 def _of_another_size(dataset):
@@ -323,7 +520,10 @@ def _of_another_size(dataset):
     [
         (_of_another_frame, "frame of reference"),
         (_of_an_unknown_series, "does not hold"),
-        (_with_an_unknown_name, "named like the labels .*tumour"),
+        (_with_an_unknown_name, "named as one of .*'tumour' .*no served task knows tumour"),
+        (_with_unknown_names_alone, "no served task takes it: .* named like the labels .*Segment 1"),
+        (_of_another_kind, "a DICOM SEG object is needed"),
+        pytest.param(_of_a_path, "1 to 64 digits and dots, got '../../../evil'", marks=NO_UID),
         (_of_another_size, "48"),
     ],
 )
@@ -339,6 +539,108 @@ def test_a_seg_that_cannot_be_used_is_kept_and_recorded_with_the_reason(services
     assert services.archive.has_instance(row.sop_instance_uid)
     settle(services)
     assert len(annotations(services)) == 1
+
+
+def test_an_unknown_name_without_voxels_does_not_matter(services, task):
+    source = upload(services, body(), "P1")
+    settle(services)
+    names = {label.id: label.name for label in task.schema} | {200: "Segment 1"}
+    services.archive.store([ohif_export(liver_of(task, source.geometry), source, names=names)])
+    settle(services)
+    assert [row.status for row in annotations(services)] == ["accepted"]
+
+
+@NO_UID
+def test_a_seg_whose_uid_is_a_path_is_rejected_and_the_next_one_of_its_series_is_read(services, task, own_orthanc):
+    source = upload(services, body(), "P1")
+    settle(services)
+    first, second = (decode(ohif_export(liver_of(task, source.geometry), source)) for _ in range(2))
+    first.SOPInstanceUID = first.file_meta.MediaStorageSOPInstanceUID = "../../../../evil"
+    second.SeriesInstanceUID = first.SeriesInstanceUID
+    for dataset in (first, second):
+        services.archive._rest("POST", "/instances", data=encode(dataset))
+    settle(services)
+    rows = {row.sop_instance_uid: row for row in annotations(services)}
+    assert {uid: row.status for uid, row in rows.items()} == {
+        "../../../../evil": "rejected",
+        second.SOPInstanceUID: "accepted",
+    }
+    assert "digits and dots" in rows["../../../../evil"].reason
+
+
+@NO_UID
+def test_a_series_whose_uid_is_a_path_is_not_taken_in_and_noted(services):
+    good = upload(services, body(), "P1")
+    dataset = decode(encode(services.archive.fetch(good.series_uid)[0]))
+    dataset.SeriesInstanceUID, dataset.SOPInstanceUID = "../evil", new_uid()
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+    services.archive._rest("POST", "/instances", data=encode(dataset))
+    for _ in range(2):
+        settle(services)
+    assert [row.series_uid for row in services.ledger.series.list()] == [good.series_uid]
+    (note,) = services.ledger.audit.list(subject="../evil")
+    assert (note.action, "digits and dots" in note.details["error"]) == ("ingest.failed", True)
+
+
+TASK_OF_ORGANS = """
+name: {name}
+description: Organs
+modalities: [{modality}]
+labels:
+  - {{name: liver, id: 1, color: [200, 60, 60], code: {{value: "1", meaning: Liver}}}}
+  - {{name: spleen, id: 2, color: [60, 60, 200], code: {{value: "2", meaning: Spleen}}}}
+{more}
+network: {{size: tiny, context_slices: 0}}
+"""
+KIDNEY = '  - {name: kidney, id: 3, color: [60, 200, 60], code: {value: "3", meaning: Kidney}}'
+
+
+def _serve(own_orthanc, tmp_path, *tasks: tuple[str, str, str]) -> Services:
+    """An installation with tasks of (name, modality, more labels)."""
+    for name, modality, more in tasks:
+        (tmp_path / f"{name}.yaml").write_text(TASK_OF_ORGANS.format(name=name, modality=modality, more=more))
+    paths = ",".join(str(tmp_path / f"{name}.yaml") for name, _, _ in tasks)
+    return install(own_orthanc, tmp_path / "var", tasks=paths)
+
+
+def test_a_seg_belongs_to_the_task_of_its_series_modality(own_orthanc, tmp_path):
+    services = _serve(own_orthanc, tmp_path, ("organs_ct", "CT", ""), ("organs_mr", "MR", ""))
+    source = upload(services, Volume(body().array, GRID, "MR"), "P1")
+    settle(services)
+    services.archive.store([ohif_export(liver_of(services.task("organs_mr"), source.geometry), source)])
+    settle(services)
+    assert [(row.task, row.status) for row in annotations(services)] == [("organs_mr", "accepted")]
+
+
+def test_a_seg_belongs_to_the_task_that_knows_most_of_its_names(own_orthanc, tmp_path):
+    services = _serve(own_orthanc, tmp_path, ("organs_few", "CT", ""), ("organs_more", "CT", KIDNEY))
+    source = upload(services, body(), "P1")
+    settle(services)
+    kidneys = services.task("organs_more")
+    mask = liver_of(kidneys, source.geometry).array.copy()
+    for name, expected in (("liver", "organs_few"), ("kidney", "organs_more")):
+        mask[1, 20:24, 20:24] = kidneys.schema.find(name).id
+        names = {kidneys.schema.find(n).id: n for n in ("liver", "spleen", name)}
+        services.archive.store([ohif_export(Mask(mask, source.geometry, kidneys.schema), source, names=names)])
+        settle(services)
+        assert annotations(services, status="accepted", limit=1)[0].task == expected
+
+
+def test_a_seg_that_no_task_knew_is_read_again_when_one_is_served(own_orthanc, tmp_path):
+    services = _serve(own_orthanc, tmp_path, ("organs", "CT", ""))
+    source = upload(services, body(), "P1")
+    settle(services)
+    later = _serve(own_orthanc, tmp_path, ("organs", "CT", KIDNEY))
+    mask = liver_of(later.task(), source.geometry).array.copy()
+    mask[1, 20:24, 20:24] = 3
+    services.archive.store([ohif_export(Mask(mask, source.geometry, later.task().schema), source)])
+    settle(services)
+    (row,) = annotations(services)
+    assert (row.status, "no served task knows kidney" in row.reason) == ("rejected", True)
+    settle(services)
+    assert annotations(services) == [row]
+    settle(later)
+    assert [row.status for row in annotations(later)] == ["accepted"]
 
 
 def test_a_seg_that_arrives_before_its_series_is_read_when_the_series_comes(services, task):

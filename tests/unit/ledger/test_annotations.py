@@ -364,7 +364,7 @@ def test_a_seg_of_an_unknown_series_waits_for_it(ledger: Ledger) -> None:
     early = ledger.annotations.reject_seg("early", "9.9", TASK, "no such series")
     ledger.annotations.reject_seg("lost", None, None, "names no series")
     assert (ledger.annotations.find("lost").series_uid, ledger.annotations.find("lost").task) == ("", "")
-    assert [row.id for row in ledger.annotations.rejected_for_unknown_series("9.9")] == [early]
+    assert [row.id for row in ledger.annotations.unusable("9.9")] == [early]
     assert [row.id for row in ledger.annotations.list(series_uid="9.9")] == [early]
     add_series(ledger, "9.9")
     ledger.annotations.forget_rejection(early)
@@ -372,6 +372,16 @@ def test_a_seg_of_an_unknown_series_waits_for_it(ledger: Ledger) -> None:
     made = ledger.annotations.add_human(human("9.9", sop="early"), accept=True)
     assert made > early
     assert labels(ledger) == [made]
+
+
+def test_unusable_segs_are_found_by_series_and_by_words_of_their_reason(ledger: Ledger) -> None:
+    here = ledger.annotations.reject_seg("a", "1.1", TASK, "no task 100%: x")
+    other = ledger.annotations.reject_seg("b", None, None, "no task 100")
+    label = ledger.annotations.add_human(human("1.1"), accept=True)
+    ledger.annotations.reject(label, "chief", "no task 100%")
+    assert [row.id for row in ledger.annotations.unusable()] == [here, other]
+    assert [row.id for row in ledger.annotations.unusable("1.1")] == [here]
+    assert [row.id for row in ledger.annotations.unusable(because="no task 100%")] == [here]
 
 
 def test_only_unusable_segs_can_be_forgotten(ledger: Ledger) -> None:

@@ -1,7 +1,7 @@
 """Series arrive once; the split of a patient never changes."""
 
 import pytest
-from ledger_support import TASK, Clock, add_series, free_series
+from ledger_support import TASK, Clock, add_series, draft, free_series, human
 
 from lib.core.errors import Conflict, InvalidInput, NotFound
 from lib.ledger.ledger import Ledger
@@ -64,6 +64,43 @@ def test_more_instances_of_a_known_series_ask_for_a_new_check(ledger: Ledger) ->
     assert (row.status, row.instances, row.findings, row.geometry) == ("new", 64, (), None)
 
 
+def test_what_was_made_of_fewer_instances_is_superseded(ledger: Ledger) -> None:
+    add_series(ledger, "1.1", "1.2", "1.3")
+    drafted = ledger.annotations.add_draft(draft("1.1", 1, "s1"), b"seg")
+    ledger.outbox.done(ledger.outbox.pending()[0].id)
+    accepted = ledger.annotations.add_human(human("1.2", sop="h1"), accept=True)
+    submitted = ledger.annotations.add_human(human("1.2", sop="h2"), accept=False)
+    other = ledger.annotations.add_human(human("1.3", sop="h3"), accept=True)
+    for uid in ("1.1", "1.2"):
+        known = ledger.series.get(uid)
+        assert ledger.series.add(NewSeries(uid, known.study_uid, known.patient, known.split, "CT", instances=4))
+        assert ledger.series.set_ready(uid, (), "frame", None, 4)
+    rows = {row.id: row for row in ledger.annotations.list()}
+    assert {i: row.status for i, row in rows.items()} == {
+        drafted: "superseded",
+        accepted: "superseded",
+        submitted: "superseded",
+        other: "accepted",
+    }
+    assert rows[accepted].reason == "it was made when the series had 3 instances, now it has 4"
+    assert ledger.annotations.undrafted(TASK, 1) == ["1.1", "1.2"]
+    assert [(row.action, row.sop_instance_uid) for row in ledger.outbox.pending()] == [("delete", "s1")]
+    trail = [row for row in ledger.audit.list(subject="1.2") if row.action == "series.changed"]
+    assert [row.details["superseded"] for row in trail] == [[accepted, submitted]]
+
+
+def test_a_verdict_on_another_number_of_instances_does_not_hold(ledger: Ledger) -> None:
+    ledger.series.add(new(instances=3))
+    ledger.series.add(new(instances=6))
+    assert not ledger.series.refuse("1.1", "slice 4 is missing", 3)
+    assert not ledger.series.set_ready("1.1", (), "f", None, 3)
+    row = ledger.series.get("1.1")
+    assert (row.status, row.reason, row.frame_of_reference_uid) == ("new", "", "")
+    assert ledger.series.refuse("1.1", "slice 7 is missing", 6)
+    assert ledger.series.set_ready("1.1", (), "f", None, 6)
+    assert ledger.series.get("1.1").status == "ready"
+
+
 def test_a_series_that_comes_back_is_new(ledger: Ledger) -> None:
     ledger.series.add(new())
     ledger.series.set_gone("1.1")
@@ -121,10 +158,29 @@ def test_an_assigned_split_wins_over_the_drawn_one(ledger: Ledger) -> None:
     assert ledger.audit.list(subject="p7")[0].details == {"reason": "held out by the data team", "split": "calibration"}
 
 
-def test_a_series_never_changes_its_patient(ledger: Ledger) -> None:
+def test_a_series_of_another_patient_moves_to_him_and_into_his_split(ledger: Ledger) -> None:
+    add_series(ledger, "1.1")
+    label = ledger.annotations.add_human(human("1.1"), accept=True)
+    ledger.series.assign_split("p2", "calibration")
+    known = ledger.series.get("1.1")
+    moved = NewSeries("1.1", "other study", "p2", "pool", "CT", instances=known.instances)
+    assert not ledger.series.add(moved)
+    row = ledger.series.get("1.1")
+    assert (row.patient, row.split, row.study_uid, row.status) == ("p2", "calibration", "other study", "ready")
+    assert ledger.audit.list(limit=1)[0].action == "series.moved"
+    assert ledger.audit.list(limit=1)[0].details == {
+        "patient": ["patient-1.1", "p2"],
+        "split": ["pool", "calibration"],
+        "labels": [label],
+    }
+    assert [found.id for found in ledger.annotations.accepted(TASK, "calibration")] == [label]
+    assert ledger.annotations.accepted(TASK, "pool") == []
+
+
+def test_a_move_within_a_split_names_no_labels(ledger: Ledger) -> None:
     ledger.series.add(new("1.1", "p1"))
-    with pytest.raises(Conflict, match="belongs to patient p1, got p2"):
-        ledger.series.add(new("1.1", "p2"))
+    assert not ledger.series.add(new("1.1", "p2"))
+    assert ledger.audit.list(limit=1)[0].details == {"patient": ["p1", "p2"]}
 
 
 def test_a_nameless_patient_is_refused(ledger: Ledger) -> None:

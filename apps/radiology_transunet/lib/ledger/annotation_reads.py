@@ -65,10 +65,17 @@ class AnnotationReads(Book):
             query = query.where(sa.or_(A.c.series_uid == series_uid, by_reference))
         return self._all(query)
 
-    def rejected_for_unknown_series(self, series_uid: str) -> builtins.list[AnnotationRow]:
-        """The rejected SEGs that refer to this series and came before it."""
-        query = SELECT.where(A.c.series_uid.is_(None), A.c.referenced_series_uid == series_uid).order_by(A.c.id)
-        return self._all(query)
+    def unusable(self, series_uid: str | None = None, because: str = "") -> builtins.list[AnnotationRow]:
+        """The SEGs that could not be used and may be forgotten, the oldest first.
+
+        Args:
+            series_uid: of the series that they refer to, whether it was in the ledger or not; None = any.
+            because: what their reasons contain.
+        """
+        query = SELECT.where(masks.UNUSABLE, A.c.reason.contains(because, autoescape=True))
+        if series_uid is not None:
+            query = query.where(A.c.referenced_series_uid == series_uid)
+        return self._all(query.order_by(A.c.id))
 
     def counts(self, task: str) -> dict[AnnotationStatus, int]:
         """Number of annotations of a task by status; every status has one."""

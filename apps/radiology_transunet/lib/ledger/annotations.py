@@ -20,9 +20,9 @@ import sqlalchemy as sa
 
 from lib.core.errors import Conflict, InvalidInput
 from lib.ledger import leasing, masks, tables
-from lib.ledger.annotation_reads import AnnotationReads
 from lib.ledger.book import NOTHING, insert_id, insert_new, require_series
 from lib.ledger.database import lock_series
+from lib.ledger.losses import AnnotationLosses
 from lib.ledger.masks import A
 from lib.ledger.rows import (
     AnnotationRow,
@@ -36,7 +36,7 @@ from lib.ledger.rows import (
 BEFORE_ACCEPTED = ("draft", "submitted", "accepted")
 
 
-class Annotations(AnnotationReads):
+class Annotations(AnnotationLosses):
     """`ledger.annotations`."""
 
     __slots__ = ()
@@ -210,7 +210,7 @@ class Annotations(AnnotationReads):
         """
         with self._write() as connection:
             found = masks.row(connection, annotation_id)
-            if found.status != "rejected" or found.reviewed_at is not None:
+            if found.status != "rejected" or found.reviewed_at is not None or found.reason == masks.LEFT_ARCHIVE:
                 raise Conflict(f"annotation {annotation_id} must be a SEG that could not be used, got {found.status}")
             connection.execute(sa.delete(A).where(A.c.id == annotation_id))
             details = {"sop": found.sop_instance_uid, "reason": found.reason}

@@ -26,6 +26,12 @@ FRESH: dict[str, Any] = {
     "nothing_found": False,
     "reason": "",
 }
+LEFT_ARCHIVE = "its SEG left the archive"
+"""Reason of a label that cannot be read any more; it counts again when the SEG comes back."""
+
+UNUSABLE = sa.and_(A.c.status == "rejected", A.c.reviewed_at.is_(None), A.c.reason != LEFT_ARCHIVE)
+"""Condition: the record of a SEG that could not be used; what a reviewer rejected is none."""
+
 COMPRESSION = 1  # masks shrink a hundredfold at the fastest level already
 
 SELECT = sa.select(
@@ -117,6 +123,25 @@ def supersede(
         ids = [found.id for found in older]
         connection.execute(sa.update(A).where(A.c.id.in_(ids)).values(status="superseded"))
     return older
+
+
+def living_labels(connection: sa.Connection, series_uid: str) -> list[int]:
+    """The ids of a series' labels that are submitted or accepted, for any task."""
+    query = sa.select(A.c.id).where(A.c.series_uid == series_uid, A.c.status.in_(("submitted", "accepted")))
+    return list(connection.execute(query.order_by(A.c.id)).scalars())
+
+
+def outdate(connection: sa.Connection, at: datetime, series_uid: str, reason: str) -> list[int]:
+    """Supersede all drafts and labels of a series whose images are not what they were; the ids."""
+    lost = sa.and_(A.c.status == "rejected", A.c.reason == LEFT_ARCHIVE)
+    here = sa.and_(A.c.series_uid == series_uid, sa.or_(A.c.status.in_(("draft", "submitted", "accepted")), lost))
+    older = [AnnotationRow(**found) for found in connection.execute(SELECT.where(here).order_by(A.c.id)).mappings()]
+    ids = [old.id for old in older]
+    connection.execute(sa.update(A).where(A.c.id.in_(ids)).values(status="superseded", reason=reason))
+    for old in older:
+        if old.status == "draft":
+            withdraw(connection, at, old)
+    return ids
 
 
 def made_at(new: NewDraft | NewHuman, now: datetime) -> datetime:

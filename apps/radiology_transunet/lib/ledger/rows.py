@@ -28,13 +28,8 @@ class NewSeries:
     """A series as it arrives.
 
     Attributes:
-        patient: the pseudonym.
         split: the split of the patient, used only when the patient is new.
-        modality: DICOM modality.
-        description: SeriesDescription.
         instances: number of instances in the archive.
-        institution: InstitutionName.
-        manufacturer: of the scanner.
         date: DICOM date of the series, "" when unknown.
     """
 
@@ -88,7 +83,6 @@ class NewDraft:
         model_version: version in the registry; None only for a foreign model.
         origin: "model" is ours, "foreign_model" somebody else's.
         sop_instance_uid: of its SEG; None when nothing was found, so that there is no SEG.
-        seg_series_uid: SeriesInstanceUID of its SEG.
         voxels: number of voxels by label name.
         nothing_found: whether every voxel is background.
         made_at: when it was made, aware; None = now.
@@ -141,8 +135,8 @@ class AnnotationRow:
     Attributes:
         series_uid: what it refers to; "" for a rejected SEG that names no series.
         task: "" for a rejected SEG that fits no task.
-        reason: why it was rejected, or superseded by something else than a newer one.
-        made_at: when it was made; the one made last counts, in whatever order they arrive.
+        reason: why it was rejected, or superseded without a newer one.
+        made_at: when it was made; what was made last counts, in whatever order it arrives.
         reviewed_at: when a reviewer accepted or rejected it; None for what `auto` review accepted.
         stored_at: since when its SEG is known to be in the archive; None when it is not there.
     """

@@ -3,12 +3,13 @@
 import builtins
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 
 from lib.core.errors import Conflict, InvalidInput, NotFound
-from lib.ledger import leasing, tables
+from lib.ledger import leasing, masks, tables
 from lib.ledger.book import Book, insert_new, require_among, require_series
 from lib.ledger.rows import SERIES_STATUSES, NewSeries, SeriesRow, SeriesStatus
 
@@ -25,7 +26,9 @@ class Series(Book):
     def add(self, new: NewSeries) -> bool:
         """Enter a series with the status new, and its patient when he is new.
 
-        A known patient keeps his split, whatever `new.split` says.
+        A known patient keeps his split, whatever `new.split` says. A series that is registered for another patient
+        moves to him, with its labels and into his split. One that has another number of instances than before loses
+        its drafts and labels: they say nothing of the slices that came.
 
         Returns:
             Whether there is something to check: the series was unknown, was gone, or has another
@@ -33,7 +36,7 @@ class Series(Book):
         """
         now = self.clock()
         with self._write() as connection:
-            self._ensure_patient(connection, new.patient, new.split, "arrived")
+            split = self._ensure_patient(connection, new.patient, new.split, "arrived")
             values = {k: v for k, v in asdict(new).items() if k != "split"}
             blank: dict[str, Any] = {"reason": "", "frame_of_reference_uid": "", "findings": [], "geometry": None}
             state = {"status": "new", "updated_at": now, **blank}
@@ -43,12 +46,13 @@ class Series(Book):
             require_series(connection, new.series_uid)
             known = _row(connection, new.series_uid)
             if known.patient != new.patient:
-                raise Conflict(f"series {new.series_uid} belongs to patient {known.patient}, got {new.patient}")
+                self._move(connection, known, values, split)
             if known.status != "gone" and known.instances == new.instances:
                 return False
+            outdated = _outdate(connection, now, known, new.instances)
             connection.execute(sa.update(T).where(T.c.series_uid == new.series_uid).values({**values, **state}))
             leasing.refresh(connection, new.series_uid)
-            details = {"instances": [known.instances, new.instances], "was": known.status}
+            details = {"instances": [known.instances, new.instances], "was": known.status, "superseded": outdated}
             self._note(connection, "series.changed", new.series_uid, details)
             return True
 
@@ -58,8 +62,19 @@ class Series(Book):
         findings: Sequence[str],
         frame_of_reference_uid: str,
         geometry: Mapping[str, Any] | None = None,
-    ) -> None:
+        instances: int | None = None,
+    ) -> bool:
         """The series makes a volume and may be offered.
+
+        Args:
+            series_uid: which one.
+            findings: harmless remarks.
+            frame_of_reference_uid: the space it lies in.
+            geometry: its grid.
+            instances: how many were looked at; None = all.
+
+        Returns:
+            Whether the verdict holds: False, and no change, when the series has another number of instances by now.
 
         Raises:
             NotFound: no such series.
@@ -71,10 +86,18 @@ class Series(Book):
             "frame_of_reference_uid": frame_of_reference_uid,
             "geometry": geometry,
         }
-        self._set(series_uid, "ready", values, {"findings": list(findings)})
+        return self._set(series_uid, "ready", values, {"findings": list(findings)}, instances)
 
-    def refuse(self, series_uid: str, reason: str) -> None:
+    def refuse(self, series_uid: str, reason: str, instances: int | None = None) -> bool:
         """The series cannot be used; it leaves all queues, its leases end.
+
+        Args:
+            series_uid: which one.
+            reason: why.
+            instances: how many were looked at; None = all.
+
+        Returns:
+            Whether the verdict holds: False, and no change, when the series has another number of instances by now.
 
         Raises:
             NotFound: no such series.
@@ -83,7 +106,7 @@ class Series(Book):
         """
         if not reason:
             raise InvalidInput(f"a refusal needs a reason, got none for series {series_uid}")
-        self._set(series_uid, "refused", {"reason": reason}, {"reason": reason})
+        return self._set(series_uid, "refused", {"reason": reason}, {"reason": reason}, instances)
 
     def set_gone(self, series_uid: str) -> None:
         """The series is no longer in the archive; it leaves all queues, its leases end."""
@@ -148,20 +171,48 @@ class Series(Book):
             return split
         return str(connection.execute(sa.select(P.c.split).where(P.c.patient == patient)).scalar_one())
 
+    def _move(self, connection: sa.Connection, known: SeriesRow, values: Mapping[str, Any], split: str) -> None:
+        """Give a series to another patient; the trail names its labels when they change the split with it."""
+        kept = {k: v for k, v in values.items() if k != "instances"}
+        connection.execute(
+            sa.update(T).where(T.c.series_uid == known.series_uid).values({**kept, "updated_at": self.clock()})
+        )
+        details: dict[str, Any] = {"patient": [known.patient, values["patient"]]}
+        if split != known.split:
+            details |= {"split": [known.split, split], "labels": masks.living_labels(connection, known.series_uid)}
+        self._note(connection, "series.moved", known.series_uid, details)
+
     def _set(
-        self, series_uid: str, status: SeriesStatus, values: Mapping[str, Any], details: Mapping[str, Any]
-    ) -> None:
+        self,
+        series_uid: str,
+        status: SeriesStatus,
+        values: Mapping[str, Any],
+        details: Mapping[str, Any],
+        instances: int | None = None,
+    ) -> bool:
         now = self.clock()
         with self._write() as connection:
             require_series(connection, series_uid)
-            if status != "gone" and _row(connection, series_uid).status == "gone":
+            known = _row(connection, series_uid)
+            if status != "gone" and known.status == "gone":
                 raise Conflict(f"series {series_uid} is gone from the archive, so it cannot become {status}")
+            if instances is not None and known.instances != instances:
+                return False
             changed = {**values, "status": status, "updated_at": now}
             connection.execute(sa.update(T).where(T.c.series_uid == series_uid).values(changed))
             if status != "ready":
                 leasing.end(connection, now, status, series_uid=series_uid)
             leasing.refresh(connection, series_uid)
             self._note(connection, f"series.{status}", series_uid, details)
+            return True
+
+
+def _outdate(connection: sa.Connection, at: datetime, known: SeriesRow, instances: int) -> list[int]:
+    """Supersede what was made of another number of instances; the ids."""
+    if known.instances == instances:
+        return []
+    reason = f"it was made when the series had {known.instances} instances, now it has {instances}"
+    return masks.outdate(connection, at, known.series_uid, reason)
 
 
 def _row(connection: sa.Connection, series_uid: str) -> SeriesRow:

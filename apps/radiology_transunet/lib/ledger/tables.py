@@ -50,12 +50,13 @@ series = sa.Table(
     sa.Index("ix_series_patient", "patient"),
 )
 
+REFERENCES = "referenced_series_uid IS NOT NULL"
 annotations = sa.Table(
     "annotations",
     metadata,
     row_id(),
     series_key(nullable=True),  # NULL only for a rejected SEG of a series that is not in the ledger
-    sa.Column("referenced_series_uid", sa.Text),
+    sa.Column("referenced_series_uid", sa.Text),  # of a rejected SEG, in the ledger or not
     sa.Column("task", sa.Text),
     *texts("status", "origin", "author"),
     sa.Column("model_version", sa.Integer),
@@ -85,7 +86,7 @@ annotations = sa.Table(
     partial("ix_annotations_one_accepted", "series_uid", "task", where="status = 'accepted'"),
     partial("ix_annotations_one_submitted", "series_uid", "task", where="status = 'submitted'"),
     partial("ix_annotations_one_draft", "series_uid", "task", "origin", where="status = 'draft'"),
-    partial("ix_annotations_unknown_series", "referenced_series_uid", where="series_uid IS NULL", unique=False),
+    partial("ix_annotations_unusable", "referenced_series_uid", where=REFERENCES, unique=False),
     sqlite_autoincrement=True,  # an id that was forgotten is never given again
 )
 

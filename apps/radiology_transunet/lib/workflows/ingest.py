@@ -2,51 +2,35 @@
 
 The archive's change feed is followed from a stored cursor. A change becomes a row and a job before the cursor moves, so
 a crash at any point repeats work that is idempotent and loses none. When the cursor does not fit the archive (first
-start, new database, events removed), and now and then, all series of the archive are compared with the ledger.
+start, new database, events removed), and now and then, all series of the archive are compared with the ledger. What
+cannot be taken in is noted, and the others go on.
 """
 
+import hashlib
 import logging
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import partial
 
-from lib.core.errors import InvalidInput, NotFound
+from lib.core.errors import ArchiveUnavailable, LabelError, LedgerUnavailable
 from lib.dicom.orthanc import SeriesHeader
-from lib.ledger.pseudonym import pseudonym, split_of
-from lib.ledger.rows import NewSeries, SeriesRow
-from lib.workflows.jobs import CHECK, READ_SEG, check_key, read_seg_key
+from lib.ledger.rows import AnnotationRow, SeriesRow
+from lib.workflows.arrivals import (
+    NO_TASK,
+    UNFIT,
+    IngestCounts,
+    enqueue_check,
+    patient_of,
+    read_again,
+    take_in,
+    take_in_header,
+    taken_by_a_task,
+)
 from lib.workflows.services import Services
 
 logger = logging.getLogger(__name__)
 
 CURSOR = "changes"
-SEGMENTATION = "SEG"
-NO_TASK = "no served task takes it"
-NOT_IMAGES = frozenset({"SR", "PR", "KO", "RTSTRUCT", "RTPLAN", "RTDOSE", "REG", "DOC", "OT", "FID", "RWV", "SEG"})
-
-
-@dataclass(frozen=True, slots=True)
-class IngestCounts:
-    """What one look at the archive brought.
-
-    Attributes:
-        series: image series with something to check.
-        segs: SEG series to read.
-        gone: series that have left the archive.
-    """
-
-    series: int = 0
-    segs: int = 0
-    gone: int = 0
-
-    @property
-    def any(self) -> bool:
-        """Whether there is anything to do."""
-        return bool(self.series or self.segs or self.gone)
-
-    def __str__(self) -> str:
-        return f"{self.series} series to check, {self.segs} SEG series to read, {self.gone} gone"
-
-    def __add__(self, other: "IngestCounts") -> "IngestCounts":
-        return IngestCounts(self.series + other.series, self.segs + other.segs, self.gone + other.gone)
+TASKS = "tasks"
 
 
 def ingest_once(services: Services) -> IngestCounts:
@@ -64,7 +48,7 @@ def ingest_once(services: Services) -> IngestCounts:
     while True:
         for uid in dict.fromkeys(change.series_uid for change in page.changes if change.kind == "StableSeries"):
             if uid is not None:
-                counts += take_in(services, uid)
+                counts += _safely(services, uid, partial(take_in, services, uid))
         if page.changes:
             services.ledger.set_cursor(CURSOR, page.last, database)
         if page.done:
@@ -75,76 +59,93 @@ def ingest_once(services: Services) -> IngestCounts:
 def reconcile(services: Services) -> IngestCounts:
     """Compare all series of the archive with the ledger: take in what is missing, mark what has gone.
 
+    The ledger is read first: what is registered while the archive answers is in neither list, and left alone.
+
     Raises:
         ArchiveUnavailable: the archive is away.
     """
-    headers = services.archive.series()
+    rows = services.ledger.series.list()
+    stored = services.ledger.annotations.stored()
+    headers = _one_each(services, services.archive.series(), rows)
     counts = IngestCounts()
     for header in headers:
-        counts += _take_in_header(services, header)
-    there = {header.series_uid for header in headers}
-    for row in services.ledger.series.list():
-        if row.status != "gone" and row.series_uid not in there:
-            services.ledger.series.set_gone(row.series_uid)
-            counts += IngestCounts(gone=1)
-        elif row.status == "new" or _is_taken_by_now(services, row):  # jobs fail while the archive is away
-            _enqueue_check(services, row.series_uid)
-    return counts
+        counts += _safely(services, header.series_uid, partial(take_in_header, services, header))
+    there = frozenset(header.series_uid for header in headers)
+    for row in rows:
+        counts += _safely(services, row.series_uid, partial(_follow_series, services, row, there))
+    for annotation in stored:
+        if annotation.seg_series_uid not in there:
+            counts += _safely(services, annotation.series_uid, partial(_lose, services, annotation))
+    return counts + _read_again_for_new_tasks(services, there)
 
 
-def take_in(services: Services, series_uid: str) -> IngestCounts:
-    """Take in one series of the archive, whatever it is; one that has gone meanwhile counts as nothing."""
+def _safely(services: Services, series_uid: str, step: Callable[[], IngestCounts]) -> IngestCounts:
+    """Do one step for one series; what is wrong with it is noted and stops no other series."""
     try:
-        header = services.archive.header(series_uid)
-    except NotFound:
-        logger.info("series %s left the archive before it was read", series_uid)
+        return step()
+    except (ArchiveUnavailable, LedgerUnavailable):
+        raise
+    except LabelError as error:
+        logger.error("series %s cannot be taken in: %s", series_uid, error)
+        _note_once(services, series_uid, str(error))
         return IngestCounts()
-    return _take_in_header(services, header)
 
 
-def register_series(services: Services, header: SeriesHeader) -> bool:
-    """Write the row of an image series; whether there is something to check."""
-    patient = patient_of(services, header.patient_id, header.study_uid)
-    known_split = services.ledger.series.patient_split(patient)
-    return services.ledger.series.add(
-        NewSeries(
-            series_uid=header.series_uid,
-            study_uid=header.study_uid,
-            patient=patient,
-            split=known_split or split_of(patient, services.key, services.settings.ledger.splits),
-            modality=header.modality,
-            description=header.description,
-            instances=header.instances,
-            institution=header.institution,
-            manufacturer=header.manufacturer,
-            date=header.date,
-        )
-    )
+def _note_once(services: Services, series_uid: str, error: str) -> None:
+    """Into the audit trail, unless that is the last that it says of the series."""
+    last = services.ledger.audit.list(limit=1, subject=series_uid)
+    if not last or last[0].details.get("error") != error:
+        services.ledger.audit.add("system", "ingest.failed", series_uid, {"error": error})
 
 
-def require_known(services: Services, series_uid: str) -> None:
-    """Make sure that a series has its row, also when somebody is faster than the change feed.
+def _one_each(services: Services, headers: Iterable[SeriesHeader], rows: Sequence[SeriesRow]) -> list[SeriesHeader]:
+    """One header for each series UID: an archive keeps a series twice when it came for two patients.
 
-    Raises:
-        NotFound: the archive does not hold it either.
+    The patient whom the ledger knows stays as long as the archive has him, so that nothing goes to and fro.
     """
-    try:
-        services.ledger.series.get(series_uid)
-    except NotFound:
-        take_in(services, services.archive.header(series_uid).series_uid)
+    known = {row.series_uid: row.patient for row in rows}
+    found: dict[str, SeriesHeader] = {}
+    for header in headers:
+        uid = header.series_uid
+        if uid not in found or patient_of(services, header.patient_id, header.study_uid) == known.get(uid):
+            found[uid] = header
+    return list(found.values())
 
 
-def patient_of(services: Services, patient_id: str, study_uid: str) -> str:
-    """The pseudonym of a patient; a study without a patient id is a patient of its own."""
-    try:
-        return pseudonym(patient_id, services.key)
-    except InvalidInput:
-        return pseudonym(study_uid, services.key)
+def _follow_series(services: Services, row: SeriesRow, there: Collection[str]) -> IngestCounts:
+    """What has become of a series that the ledger knew before the archive was asked."""
+    if row.status != "gone" and row.series_uid not in there:
+        services.ledger.series.set_gone(row.series_uid)
+        return IngestCounts(gone=1)
+    if row.status == "new" or _is_taken_by_now(services, row):  # jobs fail while the archive is away
+        enqueue_check(services, row.series_uid)
+    return IngestCounts()
 
 
-def taken_by_a_task(services: Services, row: SeriesRow) -> bool:
-    """Whether a served task is for series of that modality and description."""
-    return any(task.why_not(row.modality, row.description) is None for task in services.tasks.values())
+def _lose(services: Services, annotation: AnnotationRow) -> IngestCounts:
+    """The SEG of an annotation that counts has left the archive."""
+    if not services.ledger.annotations.lose(annotation.id):
+        return IngestCounts()
+    what = f"{annotation.status} annotation {annotation.id} of series {annotation.series_uid}"
+    logger.warning("SEG %s has left the archive: %s does not count any more", annotation.sop_instance_uid, what)
+    return IngestCounts(gone=1)
+
+
+def _read_again_for_new_tasks(services: Services, there: Collection[str]) -> IngestCounts:
+    """SEGs that no task knew are read again when other tasks are served, or other labels, than the last time."""
+    served = [
+        (task.name, task.modalities, task.series_description, task.schema.names) for task in services.tasks.values()
+    ]
+    digest = hashlib.sha256(repr(served).encode()).hexdigest()
+    known = services.ledger.cursor(TASKS)
+    if known is not None and known.source == digest:
+        return IngestCounts()
+    counts = IngestCounts()
+    for rejected in services.ledger.annotations.unusable(because=UNFIT):
+        if rejected.seg_series_uid in there:
+            counts += read_again(services, rejected)
+    services.ledger.set_cursor(TASKS, 0, digest)
+    return counts
 
 
 def _is_taken_by_now(services: Services, row: SeriesRow) -> bool:
@@ -166,23 +167,3 @@ def _end_of_feed(services: Services) -> int:
     while not page.done:
         page = services.archive.changes(page.last, limit=1000)
     return page.last
-
-
-def _take_in_header(services: Services, header: SeriesHeader) -> IngestCounts:
-    if header.modality == SEGMENTATION:
-        key = read_seg_key(header.series_uid)
-        if services.ledger.annotations.known_in_series(header.series_uid) >= header.instances > 0:
-            return IngestCounts()
-        services.ledger.jobs.add(READ_SEG, "", {"series_uid": header.series_uid}, key)
-        return IngestCounts(segs=1)
-    if header.modality in NOT_IMAGES:
-        return IngestCounts()
-    if not register_series(services, header):
-        return IngestCounts()
-    _enqueue_check(services, header.series_uid)
-    return IngestCounts(series=1)
-
-
-def _enqueue_check(services: Services, series_uid: str) -> None:
-    attempts = services.settings.worker.attempts
-    services.ledger.jobs.add(CHECK, "", {"series_uid": series_uid}, check_key(series_uid), attempts)

@@ -7,14 +7,33 @@ draft, or rejected with the reason; nothing that arrives is dropped.
 import logging
 from datetime import UTC, datetime
 
-from lib.core.errors import InvalidInput, InvalidSegmentation, NoChampion, NotFound
-from lib.dicom.files import Dataset
+from lib.core.errors import (
+    ArchiveUnavailable,
+    InvalidInput,
+    InvalidSegmentation,
+    LabelError,
+    LedgerUnavailable,
+    NoChampion,
+    NotFound,
+)
+from lib.core.values import Mask
+from lib.dicom.answers import text_of
+from lib.dicom.files import Dataset, malformed_as
 from lib.dicom.seg import SegSummary, read_seg, seg_summary
-from lib.dicom.series import SourceSeries
-from lib.ledger.rows import NewDraft
+from lib.dicom.series import SourceSeries, assemble
+from lib.ledger.rows import NewDraft, SeriesRow
 from lib.taskfile import Task
-from lib.workflows.ingest import NO_TASK, require_known, taken_by_a_task
-from lib.workflows.jobs import DRAFT, READ_SEG, draft_key, read_seg_key
+from lib.workflows.arrivals import (
+    NO_TASK,
+    UNFIT,
+    enqueue_check,
+    read_again,
+    require_known,
+    require_uid,
+    take_in,
+    taken_by_a_task,
+)
+from lib.workflows.jobs import DRAFT, draft_key
 from lib.workflows.models import require_champion
 from lib.workflows.presegment import load_series
 from lib.workflows.review import record_seg
@@ -26,27 +45,26 @@ logger = logging.getLogger(__name__)
 def check_series(services: Services, series_uid: str) -> str:
     """Assemble a series: ready, or refused with the reason; in words what came of it.
 
+    A verdict holds only for the instances that were looked at: when more have come meanwhile, another check is queued.
+
     Raises:
         ArchiveUnavailable: the archive is away.
     """
     series = services.ledger.series
     row = series.get(series_uid)
-    if not taken_by_a_task(services, row):
-        reasons = [task.why_not(row.modality, row.description) for task in services.tasks.values()]
-        series.refuse(series_uid, f"{NO_TASK}: " + "; ".join(filter(None, reasons)))
-        return "refused"
     try:
-        source = load_series(services, series_uid)
+        outcome, is_in_force = _judge(services, row)
     except NotFound:
         series.set_gone(series_uid)
         return "gone"
-    except InvalidInput as error:
-        series.refuse(series_uid, str(error))
-        return "refused"
-    series.set_ready(series_uid, source.findings, source.frame_of_reference_uid, _grid(source))
-    _read_waiting_segs(services, series_uid)
-    _draft_if_automatic(services, series_uid)
-    return "ready"
+    if not is_in_force:
+        enqueue_check(services, series_uid)
+        return "changed meanwhile"
+    if outcome == "ready":
+        for rejected in services.ledger.annotations.unusable(series_uid):  # it was not there yet, or not whole
+            read_again(services, rejected)
+        _draft_if_automatic(services, series_uid)
+    return outcome
 
 
 def read_seg_series(services: Services, seg_series_uid: str) -> int:
@@ -57,48 +75,126 @@ def read_seg_series(services: Services, seg_series_uid: str) -> int:
     """
     read = 0
     for dataset in sorted(services.archive.fetch(seg_series_uid), key=_order):
-        if not services.ledger.annotations.knows(str(dataset.SOPInstanceUID)):
-            _read_seg(services, dataset)
-            read += 1
+        sop_uid = text_of(dataset, "SOPInstanceUID")
+        if services.ledger.annotations.knows(sop_uid):
+            continue
+        read += 1
+        try:
+            _read_seg(services, dataset, seg_series_uid)
+        except (ArchiveUnavailable, LedgerUnavailable):
+            raise
+        except LabelError as error:  # the others of the series are read all the same
+            logger.error("SEG %s cannot be recorded: %s", sop_uid, error)
     return read
 
 
-def task_of(services: Services, summary: SegSummary) -> Task:
-    """The served task that has a label for every segment name.
+def task_of(services: Services, summary: SegSummary, series: SeriesRow) -> Task:
+    """The served task for that series that knows the most segment names, the first of several.
+
+    Names that it does not know are left to the reading: they count only when they have voxels.
 
     Raises:
-        InvalidSegmentation: there is none; names the segments and the labels that are known.
+        InvalidSegmentation: there is none; says why.
     """
-    for task in services.tasks.values():
-        if summary.segment_names and all(task.schema.find(name) for name in summary.segment_names):
-            return task
-    known = "; ".join(f"{task.name}: {', '.join(task.schema.names)}" for task in services.tasks.values())
+    refusals = {task.name: task.why_not(series.modality, series.description) for task in services.tasks.values()}
+    tasks = [task for task in services.tasks.values() if refusals[task.name] is None]
+    if not tasks:
+        raise InvalidSegmentation(f"{NO_TASK}: " + "; ".join(filter(None, refusals.values())))
+    task = max(tasks, key=lambda task: len(summary.segment_names) - len(_unknown_names(summary, task)))
+    if len(_unknown_names(summary, task)) < len(summary.segment_names):
+        return task
+    known = "; ".join(f"{task.name}: {', '.join(task.schema.names)}" for task in tasks)
     named = ", ".join(summary.segment_names) or "none"
-    raise InvalidSegmentation(f"segments must be named like the labels of one task ({known}), got {named}")
+    raise InvalidSegmentation(f"{NO_TASK}: segments must be named like the labels of one task ({known}), got {named}")
 
 
-def _read_seg(services: Services, dataset: Dataset) -> None:
-    summary = seg_summary(dataset)
+def _judge(services: Services, row: SeriesRow) -> tuple[str, bool]:
+    """The verdict on a series, and whether it holds.
+
+    Raises:
+        NotFound: the series has left the archive.
+    """
+    series = services.ledger.series
+    if not taken_by_a_task(services, row):
+        reasons = [task.why_not(row.modality, row.description) for task in services.tasks.values()]
+        reason = f"{NO_TASK}: " + "; ".join(filter(None, reasons))
+        return "refused", series.refuse(row.series_uid, reason, row.instances)
+    try:
+        instances = services.archive.fetch(row.series_uid)
+        if len(instances) != row.instances:
+            take_in(services, row.series_uid)  # the change feed is yet to say so
+        source = assemble(instances)
+    except InvalidInput as error:
+        return "refused", series.refuse(row.series_uid, str(error), row.instances)
+    space = source.frame_of_reference_uid
+    return "ready", series.set_ready(row.series_uid, source.findings, space, _grid(source), row.instances)
+
+
+def _read_seg(services: Services, dataset: Dataset, seg_series_uid: str) -> None:
+    summary: SegSummary | None = None
     task: Task | None = None
     try:
-        task = task_of(services, summary)
-        source = _source(services, summary)
+        summary = _summary(dataset)
+        series = _series_of(services, summary)
+        task = task_of(services, summary, series)
+        source = load_series(services, series.series_uid)
         mask = read_seg(dataset, source, task.schema)
     except (InvalidInput, NotFound) as error:
-        services.ledger.annotations.reject_seg(
-            summary.sop_instance_uid,
-            summary.referenced_series_uid,
-            task.name if task else None,
-            str(error),
-            author=summary.creator_name or "unknown",
-            seg_series_uid=summary.series_uid,
-        )
-        logger.warning("SEG %s is recorded as rejected: %s", summary.sop_instance_uid, error)
+        unknown = _unknown_names(summary, task) if summary and task else []
+        reason = f"{error} ({UNFIT} knows {', '.join(unknown)})" if unknown else str(error)
+        _reject(services, text_of(dataset, "SOPInstanceUID"), seg_series_uid, summary, task, reason)
         return
-    made_at = saved_at(dataset)
-    if not summary.is_automatic:
-        record_seg(services, task, source, mask, summary, made_at)
-        return
+    if summary.is_automatic:
+        _record_foreign_draft(services, task, source, mask, summary, saved_at(dataset))
+    else:
+        record_seg(services, task, source, mask, summary, saved_at(dataset))
+
+
+def _summary(dataset: Dataset) -> SegSummary:
+    """The header of a SEG.
+
+    Raises:
+        InvalidSegmentation: it is no SEG, is malformed, or refers to no series.
+        InvalidInput: a UID that is none.
+    """
+    with malformed_as(InvalidSegmentation, "the SEG"):
+        summary = seg_summary(dataset)
+    require_uid("the SEG", summary.sop_instance_uid)
+    require_uid("the SEG's series", summary.series_uid)
+    return summary
+
+
+def _series_of(services: Services, summary: SegSummary) -> SeriesRow:
+    """The series that a SEG refers to; its row is made when the SEG arrived first."""
+    uid = summary.referenced_series_uid
+    if not uid:
+        raise InvalidSegmentation("the SEG must refer to the series it segments (ReferencedSeriesSequence), got none")
+    require_uid("the segmented series", uid)
+    try:
+        require_known(services, uid)
+        return services.ledger.series.get(uid)
+    except NotFound as error:
+        raise InvalidSegmentation(f"the SEG refers to series {uid}, which the archive does not hold") from error
+
+
+def _reject(
+    services: Services, sop_uid: str, seg_series_uid: str, summary: SegSummary | None, task: Task | None, reason: str
+) -> None:
+    """Record a SEG that cannot be used; without a summary nothing is known of it but its UIDs."""
+    services.ledger.annotations.reject_seg(
+        sop_uid,
+        summary.referenced_series_uid if summary else None,
+        task.name if task else None,
+        reason,
+        author=summary.creator_name if summary and summary.creator_name else "unknown",
+        seg_series_uid=seg_series_uid,
+    )
+    logger.warning("SEG %s is recorded as rejected: %s", sop_uid, reason)
+
+
+def _record_foreign_draft(
+    services: Services, task: Task, source: SourceSeries, mask: Mask, summary: SegSummary, made_at: datetime | None
+) -> None:
     draft = NewDraft(
         series_uid=source.series_uid,
         task=task.name,
@@ -113,26 +209,9 @@ def _read_seg(services: Services, dataset: Dataset) -> None:
     services.ledger.annotations.add_draft(draft, unless_labelled=False)
 
 
-def _source(services: Services, summary: SegSummary) -> SourceSeries:
-    """The series that a SEG refers to; its row is made when the SEG arrived first."""
-    uid = summary.referenced_series_uid
-    if not uid:
-        raise InvalidSegmentation("the SEG must refer to the series it segments (ReferencedSeriesSequence), got none")
-    try:
-        require_known(services, uid)
-        return load_series(services, uid)
-    except NotFound as error:
-        raise InvalidSegmentation(f"the SEG refers to series {uid}, which the archive does not hold") from error
-
-
-def _read_waiting_segs(services: Services, series_uid: str) -> None:
-    """SEGs that were rejected because their series was not there yet get another reading."""
-    annotations = services.ledger.annotations
-    for row in annotations.rejected_for_unknown_series(series_uid):
-        if row.seg_series_uid:
-            annotations.forget_rejection(row.id)
-            key = read_seg_key(row.seg_series_uid)
-            services.ledger.jobs.add(READ_SEG, "", {"series_uid": row.seg_series_uid}, key)
+def _unknown_names(summary: SegSummary, task: Task) -> list[str]:
+    """Names of segments that are no label of the task."""
+    return [name for name in summary.segment_names if task.schema.find(name) is None]
 
 
 def _draft_if_automatic(services: Services, series_uid: str) -> None:

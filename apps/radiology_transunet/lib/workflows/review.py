@@ -14,7 +14,7 @@ from lib.dicom.series import SourceSeries
 from lib.dicom.writer import new_uid
 from lib.ledger.rows import AnnotationRow, AnnotationStatus, NewHuman
 from lib.taskfile import Task
-from lib.workflows.ingest import require_known
+from lib.workflows.arrivals import accepts_at_once, require_known
 from lib.workflows.presegment import load_series, seg_file
 from lib.workflows.services import Services
 
@@ -67,7 +67,7 @@ def submit_mask(services: Services, task: Task, source: SourceSeries, mask: Mask
     )
     payload = seg_file(mask, source, origin, sop_uid, seg_series_uid)
     human = _new_human(task, source.series_uid, mask, found, sop_uid, seg_series_uid)
-    return services.ledger.annotations.add_human(human, _accepts_at_once(services), payload)
+    return services.ledger.annotations.add_human(human, accepts_at_once(services), payload)
 
 
 def record_seg(
@@ -86,7 +86,7 @@ def record_seg(
     found = provenance(services, task, source, mask, summary.creator_name)
     human = _new_human(task, source.series_uid, mask, found, summary.sop_instance_uid, summary.series_uid)
     human = replace(human, made_at=made_at)
-    return services.ledger.annotations.add_human(human, _accepts_at_once(services))
+    return services.ledger.annotations.add_human(human, accepts_at_once(services))
 
 
 def provenance(services: Services, task: Task, source: SourceSeries, mask: Mask, author: str) -> Provenance:
@@ -174,10 +174,6 @@ def _new_human(
         voxels=mask.voxels(),
         nothing_found=mask.is_empty,
     )
-
-
-def _accepts_at_once(services: Services) -> bool:
-    return services.settings.review.mode == "auto"
 
 
 def _changed_voxels(

@@ -196,8 +196,8 @@ def _annotations() -> None:
     op.create_index("ix_annotations_sop_instance_uid", "annotations", ["sop_instance_uid"], unique=True)
     op.create_index("ix_annotations_seg_series_uid", "annotations", ["seg_series_uid"])
     op.create_index("ix_annotations_task_status", "annotations", ["task", "status", "id"])
-    unknown = "ix_annotations_unknown_series"
-    _partial(unknown, "annotations", ["referenced_series_uid"], "series_uid IS NULL", unique=False)
+    references = "referenced_series_uid IS NOT NULL"
+    _partial("ix_annotations_unusable", "annotations", ["referenced_series_uid"], references, unique=False)
 
 
 def _leases() -> None:
