@@ -42,10 +42,10 @@ def panel_of(page: Page) -> Locator:
     return page.locator("transunet-panel")
 
 
-def load_draft(page: Page) -> None:
-    """Show the draft of the open case and wait until its segments are listed."""
-    panel_of(page).get_by_role("button", name="Load draft").click()
-    expect(panel_of(page).get_by_role("status")).to_contain_text("Draft loaded", timeout=WAIT_MS)
+def load_mask(page: Page, what: str = "draft") -> None:
+    """Show the draft or the label of the open case and wait until its segments are listed."""
+    panel_of(page).get_by_role("button", name=f"Load {what}").click()
+    expect(panel_of(page).get_by_role("status")).to_contain_text(f"{what.capitalize()} loaded", timeout=WAIT_MS)
     expect(page.locator("[data-cy='data-row']").first).to_be_visible(timeout=WAIT_MS)
 
 

@@ -1,13 +1,14 @@
 """A real browser opens a study in OHIF, loads the draft and sees its named segments; then stores it as a label."""
 
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from playwright.sync_api import Page, Request, expect
+from playwright.sync_api import Dialog, Page, Request, expect
 
 from lib.cli.orthanc_process import OrthancProcess, free_port, start_orthanc
 from lib.core.values import Mask
@@ -22,7 +23,7 @@ from lib.workflows.query import viewer_path
 from lib.workflows.services import Services
 from loop import conf_of, install, settle
 from serving import Serving, serve
-from viewing import WAIT_MS, browser_page, drag, load_draft, panel_of
+from viewing import WAIT_MS, browser_page, drag, load_mask, panel_of
 
 CHROMIUM = "/usr/bin/chromium"
 VIEWER = Path(os.environ.get("TRANSUNET_OHIF", Path(__file__).resolve().parents[2] / "var" / "ohif"))
@@ -160,7 +161,7 @@ def test_a_stroke_takes_the_case_and_looking_at_it_does_not(
     page: Page, source: SourceSeries, services: Services
 ) -> None:
     page.goto(viewer_path(source.study_uid, source.series_uid, TASK))
-    load_draft(page)
+    load_mask(page)
     drag(page, "WindowLevel")
     panel_of(page).get_by_role("button", name="liver").click()
     page.wait_for_timeout(LOOK_MS)
@@ -173,12 +174,47 @@ def test_a_stroke_takes_the_case_and_looking_at_it_does_not(
     query.release(services, services.task(TASK), source.series_uid, VERA)
 
 
+def test_corrections_that_are_not_stored_are_left_only_when_the_annotator_says_so(
+    page: Page, source: SourceSeries, services: Services
+) -> None:
+    asked: list[str] = []
+
+    def stay(dialog: Dialog) -> None:
+        asked.append(dialog.type)
+        dialog.dismiss()
+
+    page.on("dialog", stay)
+    page.goto(viewer_path(source.study_uid, source.series_uid, TASK))
+    load_mask(page)
+    panel = panel_of(page)
+    panel.get_by_role("button", name="Next case").click()  # nothing was drawn: nobody asks
+    expect(panel.get_by_role("status")).to_contain_text(re.compile("still yours|No case is free"), timeout=WAIT_MS)
+    assert asked == []
+    drag(page, "Brush")
+    expect(panel.get_by_text("Yours until")).to_be_visible(timeout=WAIT_MS)
+    for name in ("Skip", "Next case"):
+        panel.get_by_role("button", name=name).click()
+        expect(panel.get_by_role("status")).to_contain_text("Submit your corrections first")
+    panel.get_by_role("link", name="Worklist").click()
+    page.locator("[data-cy='return-to-work-list']").click(position={"x": 5, "y": 20})
+    assert asked == ["confirm"] * 4
+    with page.expect_event("dialog"):
+        page.close(run_before_unload=True)
+    assert asked[4:] == ["beforeunload"]
+    assert services.ledger.queue.holder(source.series_uid, TASK) is not None
+    page.remove_listener("dialog", stay)
+    page.on("dialog", lambda dialog: dialog.accept())
+    panel.get_by_role("button", name="Skip").click()
+    expect(panel.get_by_role("status")).to_contain_text("No case is free", timeout=WAIT_MS)
+    assert services.ledger.queue.holder(source.series_uid, TASK) is None
+
+
 def test_the_draft_opens_in_the_viewer_with_its_named_segments_and_is_stored_as_a_label(
     page: Page, source: SourceSeries, services: Services, requests: list[Request], serving: Serving
 ) -> None:
     page.goto(viewer_path(source.study_uid, source.series_uid, TASK))
     panel = panel_of(page)
-    load_draft(page)
+    load_mask(page)
     segments = page.locator("[data-cy='data-row']")
     for name in ("spine", "liver", "spleen", "left kidney", "right kidney", "aorta"):
         expect(segments.filter(has_text=name)).to_have_count(1, timeout=WAIT_MS)
@@ -190,3 +226,23 @@ def test_the_draft_opens_in_the_viewer_with_its_named_segments_and_is_stored_as_
     assert label.parent_id is not None
     elsewhere = [found.url for found in requests if not found.url.startswith((serving.url, "data:", "blob:"))]
     assert elsewhere == []
+
+
+def test_a_corrected_label_is_stored_again_and_then_left_without_a_question(
+    page: Page, source: SourceSeries, services: Services
+) -> None:
+    page.goto(viewer_path(source.study_uid, source.series_uid, TASK))
+    load_mask(page, "label")
+    panel = panel_of(page)
+    drag(page, "Brush")
+    panel.get_by_role("button", name="Submit label").click()
+    expect(panel.get_by_role("status")).to_contain_text("Saved as label", timeout=WAIT_MS)
+    [label] = services.ledger.annotations.list(series_uid=source.series_uid, status="accepted")
+    assert label.author == VERA
+    assert label.changed_voxels is not None
+    assert label.changed_voxels > 0
+    asked: list[str] = []
+    page.on("dialog", lambda dialog: (asked.append(dialog.type), dialog.dismiss()))
+    panel.get_by_role("link", name="Worklist").click()
+    expect(page.get_by_role("heading", name="Worklist")).to_be_visible()
+    assert asked == []

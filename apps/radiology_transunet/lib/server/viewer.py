@@ -9,7 +9,7 @@ from lib.core.errors import NotFound
 
 PANEL_FOLDER = Path(__file__).parent / "ohif"
 SHARED_PARTS = ("format.js", "client.js")
-CONFIG_PARTS = (*SHARED_PARTS, "strokes.js", "panel.js", "plugin.js", "config.js")
+CONFIG_PARTS = (*SHARED_PARTS, "strokes.js", "panelstyle.js", "panel.js", "plugin.js", "config.js")
 """Scripts that make up /app-config.js, the one file that OHIF's page loads before its own."""
 
 FOREVER = "public, max-age=31536000, immutable"

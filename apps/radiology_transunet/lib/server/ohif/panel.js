@@ -4,6 +4,7 @@
 
   const { element, count, millilitres, clock, rgb } = window.transunetFormat;
   const POLL_MS = 5000;
+  const KEPT = 'Submit your corrections first, or leave them.';
 
   const STATES = {
     labelled: 'labelled',
@@ -14,38 +15,6 @@
     refused: 'refused',
   };
 
-  const STYLE = `
-    :host { display: block; height: 100%; overflow-y: auto; box-sizing: border-box; padding: 8px 10px 16px;
-      color: #e6edf5; background: #0b0f14; font: 13px/1.4 Inter, system-ui, sans-serif; }
-    h2 { font-size: 11px; font-weight: 600; letter-spacing: .06em; text-transform: uppercase; color: #8fa3b8; margin: 14px 0 4px; }
-    p { margin: 2px 0; overflow-wrap: anywhere; }
-    .top { display: flex; justify-content: space-between; gap: 8px; align-items: baseline; }
-    .title { font-weight: 600; font-size: 14px; }
-    .muted { color: #8fa3b8; }
-    .badge { border-radius: 3px; padding: 1px 6px; font-size: 11px; white-space: nowrap; background: #223142; }
-    .labelled { background: #14502f; } .submitted { background: #5a4712; } .drafted { background: #123f63; } .refused { background: #6b1f24; }
-    .warn { border-left: 3px solid #e0a526; padding-left: 8px; }
-    table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-    th { font-weight: 500; text-align: right; color: #8fa3b8; font-size: 11px; } th:first-child { text-align: left; }
-    td { padding: 2px 0; text-align: right; } td:first-child { text-align: left; overflow-wrap: anywhere; }
-    tr.absent td { color: #66788a; }
-    .swatch { display: inline-block; width: 9px; height: 9px; border-radius: 2px; margin-right: 6px; }
-    .bar { display: inline-block; width: 46px; height: 5px; background: #1d2835; border-radius: 3px; vertical-align: middle; margin-left: 6px; }
-    .bar i { display: block; height: 100%; background: #e0a526; border-radius: 3px; }
-    .buttons { display: grid; grid-template-columns: 1fr 1fr; gap: 6px; margin-top: 8px; }
-    button { font: inherit; color: #e6edf5; background: #1d2a39; border: 1px solid #33465b; border-radius: 4px; padding: 6px 8px; cursor: pointer; }
-    button:hover:not(:disabled) { background: #27384b; } button:disabled { opacity: .45; cursor: default; }
-    button:focus-visible, input:focus-visible { outline: 2px solid #5acce6; outline-offset: 1px; }
-    button.main { background: #0b6e99; border-color: #0b6e99; } button.main:hover:not(:disabled) { background: #0f86ba; }
-    button.label { border: 0; background: none; padding: 0; text-align: left; } button.label:disabled { opacity: 1; color: inherit; }
-    button.label:hover:not(:disabled) { background: none; text-decoration: underline; }
-    button.wide { grid-column: 1 / -1; }
-    label { display: flex; gap: 6px; align-items: center; margin-top: 8px; color: #8fa3b8; }
-    input { flex: 1; min-width: 0; font: inherit; color: #e6edf5; background: #131b24; border: 1px solid #33465b; border-radius: 4px; padding: 3px 6px; }
-    output { display: block; margin-top: 10px; min-height: 2.8em; overflow-wrap: anywhere; }
-    output.error { color: #ff9a9a; } a { color: #5acce6; }
-  `;
-
   class TransunetPanel extends HTMLElement {
     constructor() {
       super();
@@ -55,13 +24,13 @@
       this.busy = false;
       this.body = element('div');
       this.status = element('output', { role: 'status', 'aria-live': 'polite' });
-      this.shadowRoot.append(element('style', {}, STYLE), this.body, this.status);
+      this.shadowRoot.append(element('style', {}, window.transunetPanelStyle), this.body, this.status);
     }
 
     connectedCallback() {
       this.refresh();
       this.timer = setInterval(() => this.busy || document.hidden || this.refresh(), POLL_MS);
-      this.stopListening = this.viewer.onStroke(() => this.noteStroke());
+      this.stopListening = this.viewer.strokes.listen(() => this.noteStroke());
     }
 
     disconnectedCallback() {
@@ -190,7 +159,7 @@
         button('Pre-segment now', () => this.presegment(), open, 'Let the present model draft this case'),
         button('Skip', () => this.skip(), open, 'Give this case back and open the next one'),
         button('Next case', () => this.next(), true, 'Open the case that helps the model most', done ? 'wide main' : 'wide'),
-        element('a', { href: window.transunet.worklistPath(this.task) }, 'Worklist')
+        element('a', { href: window.transunet.worklistPath(this.task), onclick: event => this.leave(event) }, 'Worklist')
       );
     }
 
@@ -268,15 +237,20 @@
     }
 
     async skip() {
+      if (!this.viewer.strokes.mayLeave()) return KEPT;
       await window.transunet.release(this.answer.case.series, this.task);
-      return this.next();
+      return this.openNext();
     }
 
     async next() {
+      return this.viewer.strokes.mayLeave() ? this.openNext() : KEPT;
+    }
+
+    async openNext() {
       const found = await window.transunet.next(this.answer ? this.answer.strategy : 'random', this.task);
       if (!found.id) return 'No case is free right now.';
       if (this.answer && found.id === this.answer.case.series) return 'This case is still yours: submit or skip it first.';
-      window.location.assign(found.viewer);
+      this.viewer.strokes.leaveFor(found.viewer);
       return `Opening ${found.SeriesDescription || found.id}: ${found.why}`;
     }
 
@@ -289,6 +263,12 @@
         if (error.status === 409 && this.answer.case.holder) error.message = this.heldBy();
         throw error;
       }
+    }
+
+    /** The link to the worklist. */
+    leave(event) {
+      event.preventDefault();
+      if (this.viewer.strokes.mayLeave()) this.viewer.strokes.leaveFor(event.currentTarget.href);
     }
 
     heldBy() {

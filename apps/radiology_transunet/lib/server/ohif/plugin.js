@@ -10,7 +10,7 @@
   /** What the panel may ask of OHIF. */
   function bridge(servicesManager, commandsManager, extensionManager) {
     const { displaySetService, viewportGridService, segmentationService } = servicesManager.services;
-    const onStroke = window.transunetStrokes.follow(servicesManager.services);
+    const strokes = new window.transunetStrokes.Strokes(servicesManager.services);
     const ofSeries = uid => displaySetService.getDisplaySetsForSeries(uid)[0];
 
     /** The display set of the images in the active viewport. */
@@ -87,7 +87,7 @@
       await store(made.dataset, {});
     }
 
-    return { openCase, showSegmentation, storeSegmentation, jumpTo, onStroke };
+    return { openCase, showSegmentation, storeSegmentation, jumpTo, strokes };
   }
 
   /** A React 18 element without React: OHIF bundles it and does not hand it out. */
@@ -110,6 +110,7 @@
       const viewer = bridge(servicesManager, commandsManager, extensionManager);
       const mount = host => {
         if (!host || host.firstChild) return;
+        viewer.strokes.follow(extensionManager.getActiveDataSource()[0]);
         const panel = document.createElement('transunet-panel');
         panel.viewer = viewer;
         host.append(panel);
