@@ -60,12 +60,17 @@ def test_a_dead_worker_is_replaced_and_none_outlives_a_killed_server(
         assert alive == []
 
 
-def test_an_orderly_end_takes_the_worker_along(own_orthanc: OrthancProcess, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_orderly_end_takes_the_worker_along(
+    number: signal.Signals, own_orthanc: OrthancProcess, tmp_path: Path
+) -> None:
     install(own_orthanc, tmp_path / "var")
     with serve(conf_of(own_orthanc, tmp_path / "var"), tmp_path) as it:
         worker = worker_of(it)
-    _, alive = psutil.wait_procs([worker], timeout=30)
-    assert alive == []
+        eventually(lambda: "is at work" in it.log.read_text(), what="the worker's start")
+        it.process.send_signal(number)
+        assert it.process.wait(60) == 0
+        assert not worker.is_running()  # it ended before the server did
     assert "Traceback" not in it.log.read_text()
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from lib.cli import demo_site
-from lib.cli.demo import write_json
 from lib.cli.demo_site import Account, choose_port, demo_options, open_account
 from lib.core.errors import Conflict
 from lib.settings import load_settings
@@ -52,10 +51,3 @@ def test_the_demo_sets_its_options_over_those_of_the_installation() -> None:
     assert settings.tasks == ("hippocampus_mr",)
     assert settings.server.port == 18000
     assert settings.review.mode == "auto"
-
-
-def test_a_report_is_written_whole_into_a_new_folder(tmp_path: Path) -> None:
-    path = tmp_path / "deep" / "out.json"
-    write_json(path, {"series": 24})
-    assert json.loads(path.read_text()) == {"series": 24}
-    assert [p.name for p in path.parent.iterdir()] == ["out.json"]

@@ -1,10 +1,8 @@
 """`transunet-label demo`: the whole loop on one machine, from an empty folder to drafts in the viewer."""
 
-import json
 import logging
-import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +10,7 @@ import typer
 from rich.console import Console
 
 from lib.cli.demo_bars import Bars, Stopwatch
+from lib.cli.files import write_json
 from lib.core.errors import LabelError
 
 if TYPE_CHECKING:
@@ -221,11 +220,3 @@ def quiet(logger: logging.Logger) -> None:
     """Keep remarks away from the bars; --verbose shows them."""
     if not logger.isEnabledFor(logging.DEBUG):
         logger.setLevel(logging.WARNING)
-
-
-def write_json(path: Path, values: Mapping[str, object]) -> None:
-    """Write a JSON file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    os.replace(draft, path)

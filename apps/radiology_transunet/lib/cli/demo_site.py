@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lib.cli import processes
+from lib.cli.files import write_private
 from lib.cli.orthanc_process import OrthancProcess, free_port, start_orthanc
 from lib.core.errors import Conflict, LabelError
 
@@ -171,15 +172,6 @@ def choose_port(wanted: int, usual: int) -> int:
             raise Conflict(f"port {wanted} is taken by another program; choose another with --port")
         return wanted
     return usual if usual and processes.is_free(usual) else free_port()
-
-
-def write_private(path: Path, text: str) -> None:
-    """Write a file that only its owner may read, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-        file.write(text)
-    os.replace(draft, path)
 
 
 def _start_server(settings: "Settings", folder: Path) -> "subprocess.Popen[bytes]":

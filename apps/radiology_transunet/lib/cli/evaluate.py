@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from lib.cli.files import write_json
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -40,7 +42,7 @@ def evaluate(
 
         figures = evaluate_folder(images, labels, choice.task, choice.predictor, show)
     if json_file is not None:
-        _write(json_file, {**figures, "model": {"folder": str(choice.folder), "version": choice.version}})
+        write_json(json_file, {**figures, "model": {"folder": str(choice.folder), "version": choice.version}})
     Console().print(_table(figures))
 
 
@@ -57,14 +59,3 @@ def _table(figures: dict[str, Any]) -> "Table":
 
 def _shown(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
-
-
-def _write(path: Path, figures: dict[str, Any]) -> None:
-    """Write JSON; the file appears complete or not at all."""
-    import json
-    import os
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unnamed = path.with_name(f".{path.name}.{os.getpid()}")
-    unnamed.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    os.replace(unnamed, path)

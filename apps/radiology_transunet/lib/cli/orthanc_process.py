@@ -23,6 +23,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
+from lib.cli.files import write_private
+from lib.cli.processes import guarded
 from lib.core.errors import ArchiveUnavailable, Conflict
 
 logger = logging.getLogger(__name__)
@@ -132,7 +134,7 @@ def start_orthanc(
     with _locked(folder) as lock:
         _require_free(http_port)
         options = _options(folder, http_port, username, password, stable_age_s, plugin) | (extra or {})
-        _write_private(folder / "orthanc.json", json.dumps(options, indent=2))
+        write_private(folder / "orthanc.json", json.dumps(options, indent=2))
         process = _spawn(binary, folder, lock)
     orthanc = OrthancProcess(f"http://{HOST}:{http_port}", folder, username, password, process)
     try:
@@ -199,15 +201,6 @@ def _options(
     }
 
 
-def _write_private(path: Path, text: str) -> None:
-    """Write a file that only its owner may read, beside the target first."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        os.fchmod(file.fileno(), 0o600)
-        file.write(text)
-    os.replace(draft, path)
-
-
 def _locked(folder: Path) -> BinaryIO:
     """The folder's lock file, locked; Orthanc inherits it, so the lock lasts as long as Orthanc does."""
     file = (folder / "orthanc.lock").open("ab")
@@ -236,15 +229,9 @@ def _require_free(http_port: int) -> None:
 
 
 def _spawn(binary: Path, folder: Path, lock: BinaryIO) -> subprocess.Popen[bytes]:
-    command = [str(binary), str(folder / "orthanc.json")]
-    setpriv = shutil.which("setpriv")
-    if setpriv is None:
-        logger.warning("setpriv (package util-linux) is missing: Orthanc would outlive a killed parent")
-    else:
-        command = [setpriv, "--pdeathsig", "TERM", *command]
     with (folder / "orthanc.log").open("wb") as log:
         return subprocess.Popen(
-            command,
+            guarded([str(binary), str(folder / "orthanc.json")]),
             cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=log,

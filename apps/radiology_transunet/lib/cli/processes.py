@@ -1,4 +1,4 @@
-"""Processes that the demo starts, and their end: nothing outlives it, nothing else is touched.
+"""Processes that this software starts, and their end: nothing outlives it, nothing else is touched.
 
 Whoever belongs to a demo carries its mark in the environment, and so do the children of its children. A demo that was
 killed leaves processes with its mark; the next one finds them by it. Children are started from the main thread: the
@@ -79,16 +79,21 @@ def end_marked(folder: Path, timeout_s: float = STOP_TIMEOUT_S) -> int:
     return len(found)
 
 
-def start(command: Sequence[str], environment: Mapping[str, str], log: Path) -> "subprocess.Popen[bytes]":
-    """Start a child in a session of its own, so that Ctrl-C reaches this process alone; its words go to `log`."""
+def guarded(command: Sequence[str]) -> list[str]:
+    """The command under setpriv(1), which lets the kernel end it when the *thread* that starts it ends."""
     setpriv = shutil.which("setpriv")
     if setpriv is None:
-        logger.warning("setpriv (package util-linux) is missing: %s would outlive a killed demo", command[0])
-    guarded = [setpriv, "--pdeathsig", "TERM", *command] if setpriv else list(command)
+        logger.warning("setpriv (package util-linux) is missing: %s would outlive a killed parent", command[0])
+        return list(command)
+    return [setpriv, "--pdeathsig", "TERM", *command]
+
+
+def start(command: Sequence[str], environment: Mapping[str, str], log: Path) -> "subprocess.Popen[bytes]":
+    """Start a child in a session of its own, so that Ctrl-C reaches this process alone; its words go to `log`."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
         return subprocess.Popen(
-            guarded,
+            guarded(command),
             env=dict(environment),
             stdin=subprocess.DEVNULL,
             stdout=output,

@@ -2,7 +2,7 @@
 
 import logging
 import os
-import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -13,6 +13,8 @@ from pathlib import Path
 
 import typer
 
+from lib.cli.processes import guarded
+from lib.cli.processes import stop as end
 from lib.core.errors import Conflict, InvalidSettings
 
 logger = logging.getLogger(__name__)
@@ -37,7 +39,7 @@ def serve(
     port: int = typer.Option(-1, help="TCP port; 0 picks a free one."),
     no_worker: bool = typer.Option(False, "--no-worker", help="Start no worker; somebody else does."),
 ) -> None:
-    """Serve MONAI Label's clients, the worklist and the OHIF viewer, with a worker beside it.
+    """Serve MONAI Label's clients, the worklist and the OHIF viewer, with a worker beside it. Ctrl-C ends both.
 
     Example: transunet-label serve --port 8000
     """
@@ -60,10 +62,13 @@ def serve(
         ws="none",
         timeout_graceful_shutdown=GRACE_S,
     )
+    web = uvicorn.Server(config)
     keeper = None if no_worker else WorkerKeeper([sys.executable, "-m", "lib.cli", "worker"])
+    for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn sends itself the signal again once it has stopped,
+        signal.signal(number, web.handle_exit)  # which with the default handlers would leave the worker behind
     typer.echo(f"worklist: {server.public_url or f'http://{_printable(server.host)}:{bound}'}/worklist")
     try:
-        uvicorn.Server(config).run(sockets=[listener])
+        web.run(sockets=[listener])
     finally:
         if keeper is not None:
             keeper.stop()
@@ -137,29 +142,11 @@ class WorkerKeeper:
             while child.poll() is None and not self._stopping.wait(0.2):
                 pass
             if self._stopping.is_set():
-                _end(child)
+                end(child, STOP_TIMEOUT_S)
                 return
             pause_s = FIRST_PAUSE_S if self._clock() - started > HEALTHY_S else min(2 * pause_s, LONGEST_PAUSE_S)
             logger.error("the worker ended with status %d; a new one starts in %.0f s", child.returncode, pause_s)
             self._stopping.wait(pause_s)
-
-
-def guarded(command: Sequence[str]) -> list[str]:
-    """The command under setpriv(1), which lets the kernel end it with its parent."""
-    setpriv = shutil.which("setpriv")
-    if setpriv is None:
-        logger.warning("setpriv (package util-linux) is missing: the worker would outlive a killed server")
-    return [setpriv, "--pdeathsig", "TERM", *command] if setpriv else list(command)
-
-
-def _end(child: "subprocess.Popen[bytes]") -> None:
-    child.terminate()
-    try:
-        child.wait(STOP_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        logger.warning("the worker did not stop within %.0f s; it is killed", STOP_TIMEOUT_S)
-        child.kill()
-        child.wait()
 
 
 def _printable(host: str) -> str:
