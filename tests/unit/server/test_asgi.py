@@ -1,11 +1,12 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from lib.core.errors import InvalidSettings
 from lib.server.config import ServerConfig
-from lib.server.context import server_settings
+from lib.server.context import open_context, server_settings
 
 MONAI_LABEL = {
     "MONAI_LABEL_STUDIES": "http://pacs:8042/dicom-web",
@@ -46,7 +47,15 @@ def test_impossible_options_are_refused(name: str, value: int) -> None:
         "max_upload_mb": 1,
         "session_expiry_s": 60.0,
         "public_url": "",
+        "viewer": "",
     }
     assert "secret" not in repr(ServerConfig(**good))  # type: ignore[arg-type]
     with pytest.raises(InvalidSettings, match=name):
         ServerConfig(**{**good, name: value})  # type: ignore[arg-type]
+
+
+def test_the_viewer_lies_in_the_state_folder_unless_another_is_named(tmp_path: Path) -> None:
+    usual = server_settings({"TRANSUNET_VAR": str(tmp_path)})
+    assert open_context(usual).viewer == tmp_path / "ohif"
+    named = server_settings({"TRANSUNET_VAR": str(tmp_path), "TRANSUNET_SERVER__VIEWER": "/opt/ohif"})
+    assert open_context(named).viewer == Path("/opt/ohif")

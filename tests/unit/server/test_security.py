@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from lib.core.errors import InvalidSettings
 from lib.server.config import ServerConfig
 from lib.server.security import Security, host_name, issue_token, user_of, user_of_token
 
@@ -26,6 +27,7 @@ def config(**changes: object) -> ServerConfig:
         "max_upload_mb": 1,
         "session_expiry_s": 60.0,
         "public_url": "",
+        "viewer": "",
     }
     return ServerConfig(**{**values, **changes})  # type: ignore[arg-type]
 
@@ -64,6 +66,20 @@ def test_the_host_name_is_read_without_port_and_brackets(header: str, name: str)
 def test_a_rebound_host_name_is_refused_until_it_is_allowed(client: Client) -> None:
     assert client().get("/x", headers={"Host": "evil.example"}).status_code == 421
     assert client(allowed_hosts=("pacs.example",)).get("/x", headers={"Host": "pacs.example:8000"}).status_code == 200
+
+
+@pytest.mark.parametrize("url", ["https://Annotate.example", "http://annotate.example:8443/"])
+def test_the_address_that_people_use_is_always_answered(url: str, client: Client) -> None:
+    assert client(public_url=url).get("/x", headers={"Host": "annotate.example"}).status_code == 200
+    assert client(public_url=url).get("/x", headers={"Host": "annotate.example:8443"}).status_code == 200
+    assert client(public_url=url).get("/x", headers={"Host": "evil.example"}).status_code == 421
+    assert client().get("/x", headers={"Host": ""}).status_code == 421
+
+
+@pytest.mark.parametrize("url", ["annotate.example", "annotate.example:8443", "ftp://annotate.example", "https://"])
+def test_an_address_without_scheme_or_host_is_refused(url: str) -> None:
+    with pytest.raises(InvalidSettings, match="public_url"):
+        config(public_url=url)
 
 
 @pytest.mark.parametrize(

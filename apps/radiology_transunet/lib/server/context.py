@@ -86,7 +86,7 @@ def open_context(settings: Settings) -> Context:
         warm=threading.Event(),
         watch=ArchiveWatch(impatient(settings.archive)),
         uploads=uploads,
-        viewer=settings.var / "ohif",
+        viewer=server.viewer_folder(settings.var),
     )
 
 

@@ -72,7 +72,8 @@ class Security:
     def __init__(self, app: ASGIApp, config: ServerConfig) -> None:
         self._app = app
         self._config = config
-        self._hosts = LOOPBACK | {config.host.casefold(), *(host.casefold() for host in config.allowed_hosts)}
+        own = {config.host, config.public_host} - {""}
+        self._hosts = LOOPBACK | {host.casefold() for host in (*own, *config.allowed_hosts)}
         self._max_bytes = config.max_upload_mb * 2**20
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
