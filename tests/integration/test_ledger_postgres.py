@@ -112,7 +112,8 @@ def test_a_case_that_was_labelled_while_an_annotator_waited_is_not_handed_out(le
         asking.start()
         asking.join(0.5)
         values = {"series_uid": "1.1", "task": TASK, "status": "accepted", "origin": "human", "author": "ben"}
-        rest = {"voxels": {}, "nothing_found": False, "reason": "", "created_at": ledger._clock()}
+        now = ledger._clock()
+        rest = {"voxels": {}, "nothing_found": False, "reason": "", "made_at": now, "created_at": now}
         connection.execute(sa.insert(tables.annotations).values({**values, **rest}))
     asking.join(20)
     assert answers == [None]
