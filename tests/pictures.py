@@ -1,0 +1,75 @@
+"""Takes the pictures of the documentation from a running demo: the worklist, and a draft opened in the viewer.
+
+scripts/demo
+.venv/bin/python tests/pictures.py http://127.0.0.1:8000 docs
+"""
+
+import argparse
+import math
+from pathlib import Path
+from typing import Any
+
+import httpx
+from PIL import Image
+from playwright.sync_api import Page, expect
+
+from viewing import WAIT_MS, browser_page, load_mask, panel_of
+
+ANNOTATOR = "Dr. Vera Lindqvist"
+VIEWER_SIZE = {"width": 1280, "height": 740}
+WORKLIST_SIZE = {"width": 1280, "height": 780}
+SCALE = 1.5
+SETTLE_MS = 3000
+COLOURS = 256
+"""A palette keeps the files small; the pages use few colours beside grey."""
+
+
+def main() -> None:
+    """Write viewer.png and worklist.png."""
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("url", help="of the server, with drafts of a trained model")
+    options.add_argument("folder", type=Path, help="for the pictures")
+    options.add_argument("--label", default="left kidney", help="whose middle slice is shown")
+    given = options.parse_args()
+    given.folder.mkdir(parents=True, exist_ok=True)
+    case = fullest(httpx.get(f"{given.url}/worklist.json?state=drafted", trust_env=False).json()["cases"])
+    with browser_page(given.url, ANNOTATOR, SCALE) as page:
+        take_worklist(page, given.folder)
+        take_viewer(page, case, given.label, given.folder)
+
+
+def fullest(cases: list[dict[str, Any]]) -> dict[str, Any]:
+    """The free case whose draft has most of every label: no organ is missing, none is tiny."""
+    free = [case for case in cases if case["draft"]["stored"] and not case["holder"]]
+    return max(free, key=lambda case: sum(math.log1p(voxels) for voxels in case["draft"]["voxels"].values()))
+
+
+def take_worklist(page: Page, folder: Path) -> None:
+    """The page that annotators start from."""
+    page.set_viewport_size(WORKLIST_SIZE)
+    page.goto("/worklist")
+    expect(page.locator("tbody tr").first).to_be_visible(timeout=WAIT_MS)
+    expect(page.get_by_text("Orthanc", exact=False)).to_be_visible(timeout=WAIT_MS)
+    keep(page, folder / "worklist.png")
+
+
+def take_viewer(page: Page, case: dict[str, Any], label: str, folder: Path) -> None:
+    """A draft on the images, with the list of its segments."""
+    page.set_viewport_size(VIEWER_SIZE)
+    page.goto(case["viewer"])
+    load_mask(page)
+    panel_of(page).get_by_role("button", name=label, exact=True).click()
+    page.wait_for_timeout(SETTLE_MS)
+    keep(page, folder / "viewer.png")
+
+
+def keep(page: Page, path: Path) -> None:
+    """Write what the page shows, with a palette."""
+    page.screenshot(path=path)
+    with Image.open(path) as picture:
+        picture.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
+    print(f"{path}: {path.stat().st_size // 1024} kB")
+
+
+if __name__ == "__main__":
+    main()
