@@ -17,11 +17,9 @@ from viewing import WAIT_MS, browser_page, load_mask, panel_of
 
 ANNOTATOR = "Dr. Vera Lindqvist"
 VIEWER_SIZE = {"width": 1280, "height": 740}
-WORKLIST_SIZE = {"width": 1280, "height": 780}
+WORKLIST_SIZE = {"width": 1280, "height": 1040}
 SCALE = 1.5
 SETTLE_MS = 3000
-COLOURS = 256
-"""A palette keeps the files small; the pages use few colours beside grey."""
 
 
 def main() -> None:
@@ -34,7 +32,7 @@ def main() -> None:
     given.folder.mkdir(parents=True, exist_ok=True)
     case = fullest(httpx.get(f"{given.url}/worklist.json?state=drafted", trust_env=False).json()["cases"])
     with browser_page(given.url, ANNOTATOR, SCALE) as page:
-        take_worklist(page, given.folder)
+        take_worklist(page, case, given.folder)
         take_viewer(page, case, given.label, given.folder)
 
 
@@ -44,13 +42,16 @@ def fullest(cases: list[dict[str, Any]]) -> dict[str, Any]:
     return max(free, key=lambda case: sum(math.log1p(voxels) for voxels in case["draft"]["voxels"].values()))
 
 
-def take_worklist(page: Page, folder: Path) -> None:
-    """The page that annotators start from."""
+def take_worklist(page: Page, case: dict[str, Any], folder: Path) -> None:
+    """The page that annotators start from, while this one has a case."""
     page.set_viewport_size(WORKLIST_SIZE)
     page.goto("/worklist")
+    page.request.post(f"/cases/{case['series']}/hold")
+    expect(page.get_by_text("you", exact=True)).to_be_visible(timeout=WAIT_MS)
     expect(page.locator("tbody tr").first).to_be_visible(timeout=WAIT_MS)
     expect(page.get_by_text("Orthanc", exact=False)).to_be_visible(timeout=WAIT_MS)
     keep(page, folder / "worklist.png")
+    page.request.post(f"/cases/{case['series']}/release")
 
 
 def take_viewer(page: Page, case: dict[str, Any], label: str, folder: Path) -> None:
@@ -68,7 +69,6 @@ def keep(page: Page, path: Path) -> None:
     page.screenshot(path=path)
     with Image.open(path) as picture:
         picture.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
-    print(f"{path}: {path.stat().st_size // 1024} kB")
 
 
 if __name__ == "__main__":

@@ -20,16 +20,17 @@ def find_chromium() -> str | None:
 
 
 @contextmanager
-def browser_page(url: str, user: str = "") -> Iterator[Page]:
+def browser_page(url: str, user: str = "", scale: float = 1.0) -> Iterator[Page]:
     """A page of a fresh browser at that server.
 
     Args:
         url: of the server.
         user: the annotator whom the browser remembers; "" for nobody.
+        scale: pixels of a picture for each of the page.
     """
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=find_chromium(), args=list(SOFTWARE_WEBGL))
-        context = browser.new_context(viewport=SIZE, base_url=url)
+        context = browser.new_context(viewport=SIZE, base_url=url, device_scale_factor=scale)
         context.set_default_timeout(WAIT_MS)
         if user:
             context.add_cookies([{"name": "transunet_user", "value": quote(user), "url": url}])
