@@ -11,6 +11,7 @@ import signal
 import sys
 
 from lib.settings import load_settings
+from lib.workflows import presegment
 from lib.workflows.services import Services, open_services
 from loop import settle
 
@@ -38,6 +39,7 @@ def kill_at(services: Services, step: str, when: str, nth: int = 1) -> None:
 
 if __name__ == "__main__":
     conf, step, when, *nth = sys.argv[1:]
+    presegment.OUTBOX_CLAIM_S = 1.0  # what the dead process claimed is free after this; the test need not wait longer
     services = open_services(load_settings(json.loads(conf), {}))
     kill_at(services, step, when, *map(int, nth))
     settle(services)
