@@ -17,8 +17,8 @@ from viewing import WAIT_MS, browser_page, load_mask, panel_of
 
 ANNOTATOR = "Dr. Vera Lindqvist"
 VIEWER_SIZE = {"width": 1280, "height": 740}
-WORKLIST_SIZE = {"width": 1280, "height": 1040}
-SCALE = 1.5
+WORKLIST_SIZE = {"width": 1280, "height": 960}
+VIEWER_SCALE, WORKLIST_SCALE = 1.5, 1.25
 SETTLE_MS = 3000
 
 
@@ -31,8 +31,9 @@ def main() -> None:
     given = options.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
     case = fullest(httpx.get(f"{given.url}/worklist.json?state=drafted", trust_env=False).json()["cases"])
-    with browser_page(given.url, ANNOTATOR, SCALE) as page:
+    with browser_page(given.url, ANNOTATOR, WORKLIST_SCALE) as page:
         take_worklist(page, case, given.folder)
+    with browser_page(given.url, ANNOTATOR, VIEWER_SCALE) as page:
         take_viewer(page, case, given.label, given.folder)
 
 
@@ -47,11 +48,12 @@ def take_worklist(page: Page, case: dict[str, Any], folder: Path) -> None:
     page.set_viewport_size(WORKLIST_SIZE)
     page.goto("/worklist")
     page.request.post(f"/cases/{case['series']}/hold")
-    expect(page.get_by_text("you", exact=True)).to_be_visible(timeout=WAIT_MS)
-    expect(page.locator("tbody tr").first).to_be_visible(timeout=WAIT_MS)
-    expect(page.get_by_text("Orthanc", exact=False)).to_be_visible(timeout=WAIT_MS)
-    keep(page, folder / "worklist.png")
-    page.request.post(f"/cases/{case['series']}/release")
+    try:
+        expect(page.locator("tr.mine")).to_be_visible(timeout=WAIT_MS)
+        expect(page.get_by_text("Orthanc")).to_be_visible(timeout=WAIT_MS)
+        keep(page, folder / "worklist.png")
+    finally:
+        page.request.post(f"/cases/{case['series']}/release")
 
 
 def take_viewer(page: Page, case: dict[str, Any], label: str, folder: Path) -> None:
@@ -65,10 +67,11 @@ def take_viewer(page: Page, case: dict[str, Any], label: str, folder: Path) -> N
 
 
 def keep(page: Page, path: Path) -> None:
-    """Write what the page shows, with a palette."""
+    """Write what the page shows, packed well."""
     page.screenshot(path=path)
     with Image.open(path) as picture:
-        picture.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
+        picture.convert("RGB").save(path, optimize=True)
+    print(f"{path}: {path.stat().st_size // 1024} kB")
 
 
 if __name__ == "__main__":
