@@ -3,11 +3,12 @@
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from urllib.parse import quote
 
 from playwright.sync_api import Locator, Page, expect, sync_playwright
 
-from lib.cli.parts import CHROMIUM_NAMES
+from lib.cli.parts import CHROMIUM_NAMES, apt_hint
 
 SOFTWARE_WEBGL = ("--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist")
 WAIT_MS = 120_000
@@ -17,6 +18,17 @@ SIZE = {"width": 1500, "height": 900}
 def find_chromium() -> str | None:
     """The browser that the doctor looks for too."""
     return next((found for name in CHROMIUM_NAMES if (found := shutil.which(name))), None)
+
+
+def what_is_missing(viewer: Path) -> str:
+    """What a browser test lacks on this machine and how to get it, "" when it can run.
+
+    Args:
+        viewer: folder of the unpacked OHIF viewer.
+    """
+    if find_chromium() is None:
+        return f"needs a browser, one of {', '.join(CHROMIUM_NAMES)}: {apt_hint('chromium')}"
+    return "" if (viewer / "index.html").is_file() else f"needs the OHIF viewer in {viewer}: scripts/setup"
 
 
 @contextmanager

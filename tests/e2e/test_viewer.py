@@ -23,13 +23,9 @@ from lib.workflows.query import viewer_path
 from lib.workflows.services import Services
 from loop import conf_of, install, settle
 from serving import Serving, serve
-from viewing import WAIT_MS, browser_page, drag, load_mask, panel_of
+from viewing import WAIT_MS, browser_page, drag, load_mask, panel_of, what_is_missing
 
-CHROMIUM = "/usr/bin/chromium"
 VIEWER = Path(os.environ.get("TRANSUNET_OHIF", Path(__file__).resolve().parents[2] / "var" / "ohif"))
-SCREENSHOTS = os.environ.get("TRANSUNET_SCREENSHOTS", "")
-"""Folder for pictures of the pages; empty = none are made."""
-
 LOOK_MS = 3000
 """Longer than it takes to ask for a lease."""
 
@@ -37,16 +33,15 @@ VERA = "Dr. Vera"
 TASK = "phantom_ct"
 """Served as the second task: what the viewer shows must not depend on the order."""
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.orthanc,
-    pytest.mark.server,
-    pytest.mark.slow,
-    pytest.mark.skipif(not Path(CHROMIUM).exists(), reason="needs Chromium: apt-get install chromium"),
-    pytest.mark.skipif(
-        not (VIEWER / "index.html").exists(), reason=f"needs the OHIF viewer in {VIEWER}: scripts/setup"
-    ),
-]
+pytestmark = [pytest.mark.browser, pytest.mark.orthanc, pytest.mark.server, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _installed() -> None:
+    """Browser and viewer are there. Without them nothing is tested, which scripts/test does not let pass."""
+    missing = what_is_missing(VIEWER)
+    if missing:
+        (pytest.fail if os.environ.get("TRANSUNET_REQUIRE_BROWSER") == "1" else pytest.skip)(missing)
 
 
 @pytest.fixture(scope="module")
@@ -112,13 +107,6 @@ def cookie_of(page: Page) -> str:
     return next(cookie["value"] for cookie in page.context.cookies() if cookie["name"] == "transunet_user")
 
 
-def picture(page: Page, name: str) -> None:
-    """Keep a picture of the page for the documentation, when asked."""
-    if SCREENSHOTS:
-        Path(SCREENSHOTS).mkdir(parents=True, exist_ok=True)
-        page.screenshot(path=Path(SCREENSHOTS) / f"{name}.png")
-
-
 def test_the_worklist_leads_to_the_case(page: Page, source: SourceSeries, requests: list[Request]) -> None:
     page.goto("/worklist")
     expect(page.get_by_text("No series yet")).to_be_visible()
@@ -126,7 +114,6 @@ def test_the_worklist_leads_to_the_case(page: Page, source: SourceSeries, reques
     row = page.locator(f"tr[data-series='{source.series_uid}']")
     expect(row.get_by_text("Draft ready")).to_be_visible()
     expect(row).to_contain_text("liver")
-    picture(page, "worklist")
     row.get_by_role("link", name="Open").click()
     expect(panel_of(page).get_by_text("draft ready")).to_be_visible(timeout=WAIT_MS)
     assert source.study_uid in page.url
@@ -218,7 +205,6 @@ def test_the_draft_opens_in_the_viewer_with_its_named_segments_and_is_stored_as_
     segments = page.locator("[data-cy='data-row']")
     for name in ("spine", "liver", "spleen", "left kidney", "right kidney", "aorta"):
         expect(segments.filter(has_text=name)).to_have_count(1, timeout=WAIT_MS)
-    picture(page, "viewer")
     panel.get_by_role("button", name="Submit label").click()
     expect(panel.get_by_role("status")).to_contain_text("Saved as label", timeout=WAIT_MS)
     [label] = services.ledger.annotations.list(series_uid=source.series_uid, status="accepted")
