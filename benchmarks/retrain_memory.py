@@ -9,8 +9,6 @@ benchmarks/results/retrain_memory.json. Needs Linux, for the peak of a process.
 
 import argparse
 import json
-import os
-import platform
 import re
 import subprocess
 import sys
@@ -18,7 +16,6 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +29,7 @@ from lib.training.data import Case
 from lib.training.fit import fit
 from lib.workflows.casecache import LazyCases
 from lib.workflows.casefiles import read_arrays, read_volume, write_arrays, write_volume
+from surroundings import surroundings
 
 TASK = "abdomen_ct"
 SPACING_MM = (3.0, 0.8, 0.8)
@@ -102,21 +100,6 @@ def in_a_process(way: str, folder: Path, options: argparse.Namespace) -> dict[st
     command = [sys.executable, __file__, f"--way={way}", f"--folder={folder}", *sizes]
     answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     return dict(json.loads(answer))
-
-
-def surroundings() -> dict[str, object]:
-    """Commit and hardware."""
-    here = Path(__file__).parent
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True).stdout.strip()
-    cpu = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
-    return {
-        "commit": commit or "unknown",
-        "date": datetime.now(UTC).date().isoformat(),
-        "cpu": cpu[1] if cpu else platform.processor(),
-        "cores": os.cpu_count(),
-        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        "python": platform.python_version(),
-    }
 
 
 def compare(options: argparse.Namespace) -> dict[str, object]:
