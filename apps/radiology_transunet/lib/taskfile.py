@@ -12,7 +12,7 @@ import yaml
 
 from lib.core.errors import InvalidTask
 from lib.core.labels import Label, LabelSchema
-from lib.inference.config import PreprocessConfig
+from lib.inference.config import PredictConfig, PreprocessConfig
 from lib.networks.config import NetworkConfig
 from lib.strict import Path as KeyPath
 from lib.strict import build
@@ -36,6 +36,7 @@ class Task:
         preprocess: Volume -> network input and back.
         network: which network.
         training: how it is fitted.
+        predict: how it is asked.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Task:
     preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     training: FitConfig = field(default_factory=FitConfig)
+    predict: PredictConfig = field(default_factory=PredictConfig)
 
     def __post_init__(self) -> None:
         if not NAME_PATTERN.fullmatch(self.name):

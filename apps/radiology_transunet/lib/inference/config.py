@@ -1,8 +1,12 @@
 """What a task file may say about preprocessing, and where inference runs."""
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from lib.core.errors import InvalidSettings
+
+FlipAxis = Literal["slices", "rows", "columns"]
+MAX_OVERLAP = 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -10,7 +14,8 @@ class PreprocessConfig:
     """The `preprocess` block of a task file.
 
     Attributes:
-        spacing_mm: pixel spacing within the slices that the network sees, or None to keep each volume's own.
+        spacing_mm: pixel spacing within the slices that the network sees, the slices staying as they are; or
+            (slices, rows, columns) to resample all three; or None to keep each volume's own grid.
         window_hu: (lowest, highest) intensity, scaled to [-1, 1]; for CT. None = percentiles.
         clip_percentiles: (lowest, highest) percentile of the volume at which intensities are clipped before the
             z-score; used when there is no window; for MR.
@@ -19,19 +24,49 @@ class PreprocessConfig:
         InvalidSettings: a spacing that is not positive, a range that is empty.
     """
 
-    spacing_mm: float | None = None
+    spacing_mm: float | tuple[float, float, float] | None = None
     window_hu: tuple[float, float] | None = None
     clip_percentiles: tuple[float, float] = (0.5, 99.5)
 
     def __post_init__(self) -> None:
-        if self.spacing_mm is not None and not self.spacing_mm > 0:
-            raise InvalidSettings(f"preprocess.spacing_mm must be positive or left out, got {self.spacing_mm}")
+        given = () if self.spacing_mm is None else self.spacing_mm
+        wanted = given if isinstance(given, tuple) else (given,)
+        if len(wanted) not in (0, 1, 3) or not all(mm > 0 for mm in wanted):
+            raise InvalidSettings(
+                f"preprocess.spacing_mm must be one positive number, three (slices, rows, columns) or left out, "
+                f"got {self.spacing_mm}"
+            )
         if self.window_hu is not None:
             object.__setattr__(self, "window_hu", _range("preprocess.window_hu", self.window_hu))
         clip = _range("preprocess.clip_percentiles", self.clip_percentiles)
         if clip[0] < 0 or clip[1] > 100:
             raise InvalidSettings(f"preprocess.clip_percentiles must lie within 0 and 100, got {clip}")
         object.__setattr__(self, "clip_percentiles", clip)
+
+
+@dataclass(frozen=True, slots=True)
+class PredictConfig:
+    """The `predict` block of a task file: how a network is asked.
+
+    Attributes:
+        overlap: share of a patch by which neighbouring patches overlap, at least; for networks of patches.
+        flips: axes ("slices", "rows", "columns") along which the image is also predicted mirrored, in all
+            combinations; the probabilities are averaged.
+
+    Raises:
+        InvalidSettings: an overlap outside [0, 0.9], an unknown axis.
+    """
+
+    overlap: float = 0.5
+    flips: tuple[FlipAxis, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.overlap <= MAX_OVERLAP:
+            raise InvalidSettings(f"predict.overlap must be from 0 to {MAX_OVERLAP}, got {self.overlap}")
+        unknown = [axis for axis in self.flips if axis not in get_args(FlipAxis)]
+        if unknown or len(set(self.flips)) != len(self.flips):
+            raise InvalidSettings(f"predict.flips may hold each of {get_args(FlipAxis)} once, got {self.flips}")
+        object.__setattr__(self, "flips", tuple(self.flips))
 
 
 @dataclass(frozen=True, slots=True)

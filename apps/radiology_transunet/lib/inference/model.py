@@ -24,8 +24,9 @@ from lib.inference.config import PreprocessConfig
 from lib.inference.devices import choose_device
 from lib.inference.predictor import Predictor
 from lib.inference.preprocess import Preprocess
+from lib.networks.build import build
 from lib.networks.config import NetworkConfig
-from lib.networks.transunet import TransUNet
+from lib.networks.network import Network
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -209,9 +210,9 @@ def load_predictor(folder: Path, task: TaskParts, device: str, batch_size: int) 
     return Predictor(network, preprocess, task.schema, choose_device(device), batch_size)
 
 
-def build_network(config: NetworkConfig, schema: LabelSchema) -> TransUNet:
+def build_network(config: NetworkConfig, schema: LabelSchema) -> Network:
     """An untrained network for these labels."""
-    return TransUNet(config, config.in_channels, len(schema) + 1)
+    return build(config, len(schema) + 1)
 
 
 def build_preprocess(config: PreprocessConfig, network: NetworkConfig) -> Preprocess:

@@ -9,6 +9,8 @@ from lib.core.errors import InvalidSettings
 
 MAX_CONTEXT_SLICES = 3
 
+Kind = Literal["transunet", "transunet3d", "dynunet", "unet", "segresnet", "swinunetr", "unetr", "attentionunet"]
+
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
@@ -78,45 +80,90 @@ SIZES: Mapping[str, Architecture] = MappingProxyType(
     }
 )
 
+PEER_SIZES = ("tiny", "small", "base")
+SIZES_OF: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "transunet": tuple(SIZES),
+        "transunet3d": ("tiny", "small", "base"),
+        **dict.fromkeys(("dynunet", "unet", "segresnet", "swinunetr", "unetr", "attentionunet"), PEER_SIZES),
+    }
+)
+"""Names of sizes of each kind."""
+
 
 @dataclass(frozen=True, slots=True)
 class NetworkConfig:
     """The `network` block of a task file.
 
     Attributes:
-        size: "tiny" for CPUs, "base" for the network of the paper.
-        context_slices: neighbour slices on each side that enter as channels; 0 = 2D, 1 = 2.5D with three slices.
-        dropout: share of token features dropped in training.
+        kind: "transunet" (slices), "transunet3d" (patches), or a peer from MONAI: "dynunet", "unet", "segresnet",
+            "swinunetr", "unetr", "attentionunet"; a peer is a network of slices or of patches, as `patch` says.
+        size: a name among those of the kind; "tiny" is for CPUs.
+        context_slices: neighbour slices on each side that enter a network of slices as channels; 0 = 2D, 1 = 2.5D with
+            three slices. A network of patches has no use for it.
+        dropout: share of features dropped in training, where the kind has dropout.
+        patch: (slices, rows, columns) of what a network of patches sees at once, in voxels after resampling;
+            None = a network of slices.
+        strides: of each stage of a planned network of patches after the first, per axis; empty = planned from `patch`.
+        channels: of each stage of a planned network; empty = those of the size.
+        deep_supervision: whether training also looks at the coarser outputs, where the kind has them.
+        parts: of transunet3d: which transformers it has, "both", "encoder" or "decoder".
 
     Raises:
-        InvalidSettings: a size that does not exist, a number out of range.
+        InvalidSettings: a kind or size that does not exist, a number out of range, a patch that the kind cannot take.
     """
 
+    kind: Kind = "transunet"
     size: str = "tiny"
     context_slices: int = 1
     dropout: float = 0.1
+    patch: tuple[int, int, int] | None = None
+    strides: tuple[tuple[int, int, int], ...] = ()
+    channels: tuple[int, ...] = ()
+    deep_supervision: bool = True
+    parts: Literal["both", "encoder", "decoder"] = "both"
 
     def __post_init__(self) -> None:
-        if self.size not in SIZES:
-            raise InvalidSettings(f"network.size must be one of {', '.join(SIZES)}, got {self.size!r}")
+        if self.kind not in SIZES_OF:
+            raise InvalidSettings(f"network.kind must be one of {', '.join(SIZES_OF)}, got {self.kind!r}")
+        if self.size not in SIZES_OF[self.kind]:
+            known = ", ".join(SIZES_OF[self.kind])
+            raise InvalidSettings(f"network.size of {self.kind} must be one of {known}, got {self.size!r}")
         if not 0 <= self.context_slices <= MAX_CONTEXT_SLICES:
             raise InvalidSettings(
                 f"network.context_slices must be 0 to {MAX_CONTEXT_SLICES}, got {self.context_slices}"
             )
         if not 0.0 <= self.dropout < 1.0:
             raise InvalidSettings(f"network.dropout must be at least 0 and below 1, got {self.dropout}")
+        self._check_patch()
+
+    @property
+    def of_patches(self) -> bool:
+        """Whether the network sees patches (B, 1, S, H, W) and not slices (B, in, H, W)."""
+        return self.patch is not None
 
     @property
     def architecture(self) -> Architecture:
-        """The numbers of this size."""
+        """The numbers of this size of "transunet"."""
         return SIZES[self.size]
 
     @property
     def in_channels(self) -> int:
-        """Slices that the network sees at once."""
-        return 1 + 2 * self.context_slices
+        """Slices that a network of slices sees at once; 1 for a network of patches."""
+        return 1 if self.of_patches else 1 + 2 * self.context_slices
 
     @property
     def stride(self) -> int:
-        """Image sizes must be multiples of this."""
+        """Rows and columns of what "transunet" sees must be multiples of this."""
         return self.architecture.stride
+
+    def _check_patch(self) -> None:
+        if self.patch is None:
+            if self.kind == "transunet3d":
+                raise InvalidSettings("network.patch of transunet3d must be (slices, rows, columns), got none")
+            return
+        object.__setattr__(self, "patch", tuple(self.patch))
+        if self.kind == "transunet":
+            raise InvalidSettings(f"network.patch must be left out with transunet, got {self.patch}; see transunet3d")
+        if len(self.patch) != 3 or min(self.patch) < 1:
+            raise InvalidSettings(f"network.patch must be three positive numbers of voxels, got {self.patch}")

@@ -19,6 +19,7 @@ from torch.nn import functional as F  # noqa: N812 (the name that every torch us
 
 from lib.core.errors import InvalidVolume
 from lib.networks.config import Architecture, NetworkConfig
+from lib.networks.network import Network
 
 STANDARDISE_EPS = 1e-5
 NORM_EPS = 1e-6
@@ -251,7 +252,7 @@ class Encoding:
         return self.tokens.mean(dim=1)
 
 
-class TransUNet(nn.Module):
+class TransUNet(Network):
     """Slices (B, in_channels, H, W) to logits (B, classes, H, W); H and W are multiples of `stride`.
 
     Args:

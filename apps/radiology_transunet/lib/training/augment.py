@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from lib.training.config import AugmentConfig, FlipAxis
+from lib.inference.config import FlipAxis
+from lib.training.config import AugmentConfig
 
 Column = npt.NDArray[np.float32]
 

@@ -4,9 +4,12 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from lib.core.errors import InvalidSettings
+from lib.inference.config import FlipAxis
 
 Schedule = Literal["cosine", "poly"]
-FlipAxis = Literal["slices", "rows", "columns"]
+Loss = Literal["dice_ce", "dice_focal", "tversky_ce"]
+Optimiser = Literal["adamw", "sgd"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +24,12 @@ class AugmentConfig:
         contrast: largest relative change of contrast.
         brightness: largest shift of the normalised intensity.
         noise: largest standard deviation of Gaussian noise on the normalised intensity.
+        elastic: largest displacement of a smooth random deformation, as a share of the shortest side that it bends.
+        low_resolution: largest factor by which a picture is sampled more coarsely and back, minus 1; 1 = up to half.
         flips: axes ("slices", "rows", "columns") that may be mirrored; only where a mirrored patient is plausible.
+        share: of the training pictures that each change but the flips is drawn for; 1 = every picture.
+        mixup: share of the steps whose pictures are blended in pairs (Zhang et al., arXiv:1710.09412).
+        cutmix: share of the steps whose pictures get a box of another one (Yun et al., arXiv:1905.04899).
     """
 
     rotate_deg: float = 10.0
@@ -31,7 +39,12 @@ class AugmentConfig:
     contrast: float = 0.15
     brightness: float = 0.1
     noise: float = 0.05
+    elastic: float = 0.0
+    low_resolution: float = 0.0
     flips: tuple[FlipAxis, ...] = ()
+    share: float = 1.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("rotate_deg", "scale", "translate", "gamma", "contrast", "brightness", "noise"):
@@ -53,12 +66,23 @@ class FitConfig:
         batch_size: slices of a step.
         crop: (rows, columns) of the pixels that a step sees, or None for the largest slice of the cases; rounded up
             to the network's stride.
-        learning_rate: peak rate of AdamW.
-        weight_decay: of AdamW.
+        optimiser: "adamw", or "sgd" with Nesterov momentum of 0.99 as nnU-Net uses it.
+        learning_rate: peak rate.
+        weight_decay: of the optimiser.
         warmup: share of the run in which the rate rises from zero.
         schedule: how the rate falls to zero afterwards.
-        foreground: share of a batch drawn from slices that hold a label, each label as often as any other.
-        dice_weight: weight of the Dice loss; cross-entropy has the rest of 1.
+        foreground: share of a batch drawn around a voxel of a label.
+        rare_oversampling: how the label of such a draw is chosen: 1 = each label as often as any other however rare it
+            is, 0 = as often as the cases show it, between them a mixture.
+        loss: what joins the Dice loss: cross-entropy, focal cross-entropy, or cross-entropy with Tversky for Dice.
+        dice_weight: weight of the Dice (or Tversky) loss; the other loss has the rest of 1.
+        focal_gamma: exponent of the focal loss (Lin et al., arXiv:1708.02002).
+        tversky_alpha: weight of false positives in the Tversky loss (Salehi et al., arXiv:1706.05721); false negatives
+            have the rest of 1.
+        adaptive_weights: whether labels that are rare, and labels whose Dice lags, weigh more.
+        accumulate: batches whose gradients make one step.
+        precision: of the forward pass; "auto" = bf16 on CUDA devices that have it, else fp32.
+        keep: "last" weights, or the "best" of the validations by mean Dice.
         ema_decay: of the averaged weights that are kept; 0 = the last weights.
         grad_clip: largest norm of the gradient.
         seed: of weights, batches and augmentation.
@@ -71,12 +95,21 @@ class FitConfig:
     max_minutes: float | None = None
     batch_size: int = 8
     crop: tuple[int, int] | None = None
+    optimiser: Optimiser = "adamw"
     learning_rate: float = 2e-3
     weight_decay: float = 0.01
     warmup: float = 0.05
     schedule: Schedule = "cosine"
     foreground: float = 0.7
+    rare_oversampling: float = 1.0
+    loss: Loss = "dice_ce"
     dice_weight: float = 0.5
+    focal_gamma: float = 2.0
+    tversky_alpha: float = 0.3
+    adaptive_weights: bool = False
+    accumulate: int = 1
+    precision: Precision = "auto"
+    keep: Literal["last", "best"] = "last"
     ema_decay: float = 0.99
     grad_clip: float = 1.0
     seed: int = 0
@@ -85,18 +118,21 @@ class FitConfig:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "checkpoint_every"):
+        for name in ("steps", "batch_size", "checkpoint_every", "accumulate"):
             _require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
         for name in ("learning_rate", "grad_clip"):
             _require(getattr(self, name) > 0, name, "positive", getattr(self, name))
-        for name in ("foreground", "dice_weight"):
+        for name in ("foreground", "rare_oversampling", "dice_weight", "tversky_alpha"):
             _require(0 <= getattr(self, name) <= 1, name, "from 0 to 1", getattr(self, name))
         for name in ("warmup", "ema_decay"):
             _require(0 <= getattr(self, name) < 1, name, "at least 0 and below 1", getattr(self, name))
-        for name in ("validate_every", "seed", "weight_decay"):
+        for name in ("validate_every", "seed", "weight_decay", "focal_gamma"):
             _require(getattr(self, name) >= 0, name, "0 or more", getattr(self, name))
         _require(self.max_minutes is None or self.max_minutes > 0, "max_minutes", "positive", self.max_minutes)
-        _require(self.schedule in get_args(Schedule), "schedule", f"one of {get_args(Schedule)}", self.schedule)
+        choices = {"schedule": Schedule, "loss": Loss, "optimiser": Optimiser, "precision": Precision}
+        for name, choice in choices.items():
+            _require(getattr(self, name) in get_args(choice), name, f"one of {get_args(choice)}", getattr(self, name))
+        _require(self.keep in ("last", "best"), "keep", '"last" or "best"', self.keep)
         if self.crop is not None:
             _require(len(self.crop) == 2 and min(self.crop) > 0, "crop", "two positive numbers", self.crop)
             object.__setattr__(self, "crop", tuple(self.crop))

@@ -11,7 +11,7 @@ from lib.core.errors import TrainingFailed
 from lib.core.labels import LabelSchema
 from lib.inference.model import StateDict, build_network
 from lib.networks.config import NetworkConfig
-from lib.networks.transunet import TransUNet
+from lib.networks.network import Network
 from lib.training.checkpoint import Checkpoint
 from lib.training.config import FitConfig
 from lib.training.losses import dice_cross_entropy
@@ -32,8 +32,8 @@ class Run:
     """
 
     config: FitConfig
-    network: TransUNet
-    average: TransUNet
+    network: Network
+    average: Network
     optimizer: torch.optim.Optimizer
     step: int = 0
     losses: list[float] = field(default_factory=list)
