@@ -12,8 +12,11 @@ from lib.core.geometry import Geometry
 from lib.core.labels import LabelSchema
 from lib.core.values import Mask, Volume
 from lib.inference.config import PreprocessConfig
+from lib.inference.model import build_preprocess
 from lib.inference.orientation import Orientation
-from lib.inference.preprocess import Preprocess, neighbourhoods
+from lib.inference.preprocess import Preprocess, class_numbers, neighbourhoods
+from lib.inference.restore import SliceRestorer
+from lib.networks.config import NetworkConfig
 
 Labelled = Callable[[Geometry, int], tuple[Volume, Mask]]
 AXIAL = Geometry.from_spacing((3, 5, 7), (5.0, 2.0, 1.0))
@@ -39,8 +42,11 @@ def restored(preprocess: Preprocess, planes: np.ndarray, like: Volume) -> np.nda
     """Planes (S, H, W) back on the volume's grid."""
     placement = preprocess.place(like.geometry)
     native = np.full(like.geometry.shape, np.nan, dtype=np.float32)
-    back = preprocess.restore(torch.from_numpy(planes)[:, None], placement)
-    placement.orientation.view(native)[:] = back[:, 0].numpy()
+    view = placement.orientation.view(native)
+    restorer = SliceRestorer(preprocess, placement)
+    for first in range(0, len(planes), 3):
+        for slices, back in restorer.push(torch.from_numpy(planes[first : first + 3])[:, None]):
+            view[slices] = back[:, 0].numpy()
     return native
 
 
@@ -81,10 +87,93 @@ def test_mask_and_image_stay_on_each_other(geometry: Geometry, seed: int, stride
     np.testing.assert_allclose((prepared.planes + 1) * 1.5, classes, atol=1e-5)
 
 
+@HYPOTHESIS
+@given(
+    geometry=geometries(),
+    wanted_mm=st.tuples(*[st.floats(0.4, 3.0)] * 3),
+    patch=st.tuples(*[st.integers(1, 24)] * 3),
+)
+def test_along_three_axes_a_smooth_image_comes_back_on_its_own_grid_whatever_the_patch(
+    geometry: Geometry, wanted_mm: tuple[float, float, float], patch: tuple[int, int, int]
+) -> None:
+    indices = np.stack(np.meshgrid(*map(np.arange, geometry.shape), indexing="ij"), axis=-1)
+    height = geometry.to_lps(indices) @ np.array([0.5, 0.3, 0.2])  # a ramp in patient space, up to 0.62 a mm
+    volume = Volume((height - height.mean()).astype(np.float32), geometry, "CT")
+    preprocess = Preprocess(PreprocessConfig(spacing_mm=wanted_mm, window_hu=(-1000, 1000)), 0, stride=1, patch=patch)
+    prepared = preprocess.apply(volume)
+    assert prepared.planes.shape == prepared.placement.padded
+    assert all(side >= least for side, least in zip(prepared.planes.shape, patch, strict=True))
+    back = restored(preprocess, prepared.planes * 1000, volume)
+    coarsest_mm = max(*wanted_mm, *geometry.spacing_mm)
+    assert np.abs(back - volume.array).max() <= 3.5 * coarsest_mm  # at the border the outermost voxel repeats
+
+
+@HYPOTHESIS
+@given(geometry=geometries(), seed=st.integers(0, 99), patch=st.tuples(*[st.integers(1, 24)] * 3))
+def test_at_equal_spacing_image_and_mask_come_back_exactly_from_patches(
+    geometry: Geometry, seed: int, patch: tuple[int, int, int], labelled: Labelled
+) -> None:
+    volume, mask = labelled(geometry, seed)
+    spacing = geometry.spacing_mm
+    oriented = (spacing[0], spacing[2], spacing[1]) if Orientation.of(geometry).transposed else spacing
+    preprocess = Preprocess(PreprocessConfig(spacing_mm=oriented, window_hu=(0, 3)), 0, stride=1, patch=patch)
+    prepared = preprocess.apply(volume)
+    classes = preprocess.apply_mask(mask, prepared.placement)
+    np.testing.assert_allclose((prepared.planes + 1) * 1.5, classes, atol=1e-5)  # also in the padding
+    np.testing.assert_array_equal(restored(preprocess, classes.astype(np.float32), volume), class_numbers(mask))
+
+
+def test_slices_are_resampled_linearly_and_averaged_where_they_shrink() -> None:
+    ramp = np.array([0.0, 4.0, 8.0, 12.0], dtype=np.float32)[:, None, None] * np.ones((1, 2, 2), dtype=np.float32)
+    volume = Volume(ramp, Geometry.from_spacing((4, 2, 2), (4.0, 1.0, 1.0)), "CT")
+
+    def column(spacing_mm: float) -> list[float]:
+        config = PreprocessConfig(spacing_mm=(spacing_mm, 1.0, 1.0), window_hu=(0, 24))
+        planes = Preprocess(config, 0, stride=1, patch=(1, 1, 1)).apply(volume).planes
+        return [round(float(v), 4) for v in (planes[:, 0, 0] + 1) * 12]
+
+    assert column(2.0) == [0, 1, 3, 5, 7, 9, 11, 12]  # centres at -1, 1, 3, ... mm of the first slice's
+    assert column(8.0) == pytest.approx([20 / 7, 64 / 7], abs=1e-3)  # a triangle: (0 4 8) and (4 8 12) by 3 3 1, 1 3 3
+
+
+def test_the_way_back_along_slices_is_linear_and_needs_one_plane_more() -> None:
+    preprocess = Preprocess(PreprocessConfig(spacing_mm=(8.0, 1.0, 1.0)), 0, stride=1, patch=(1, 1, 1))
+    placement = preprocess.place(Geometry.from_spacing((4, 2, 2), (4.0, 1.0, 1.0)))
+    restorer = SliceRestorer(preprocess, placement)
+    first = [(s, back[:, 0, 0, 0].tolist()) for s, back in restorer.push(torch.zeros(1, 1, 2, 2))]
+    second = [(s, back[:, 0, 0, 0].tolist()) for s, back in restorer.push(torch.ones(1, 1, 2, 2))]
+    assert first == [(slice(0, 1), [0.0])]  # the outermost plane repeats
+    assert second == [(slice(1, 4), [0.25, 0.75, 1.0])]
+
+
+def test_a_patch_larger_than_the_volume_is_padded_all_around_with_the_lowest_intensity() -> None:
+    volume = Volume(np.full((1, 2, 3), 240.0), Geometry.from_spacing((1, 2, 3), (5.0, 1.0, 1.0)), "CT")
+    prepared = Preprocess(PreprocessConfig(window_hu=(-160, 240)), 0, stride=1, patch=(4, 4, 3)).apply(volume)
+    assert prepared.planes.shape == (4, 4, 3)
+    assert np.argwhere(prepared.planes == 1).tolist() == [[1, row, column] for row in (1, 2) for column in range(3)]
+    assert sorted(np.unique(prepared.planes)) == [-1, 1]
+
+
+@pytest.mark.parametrize("spacing_mm", [None, 1.5, (7.7, 1.25, 1.25), (4.0, 1.5, 1.5)])
+@pytest.mark.parametrize("patch", [None, (8, 48, 48)])
+def test_thick_slices_of_mr_fit_networks_of_slices_and_of_patches(
+    spacing_mm: float | tuple[float, float, float] | None, patch: tuple[int, int, int] | None
+) -> None:
+    geometry = Geometry.from_spacing((35, 64, 64), (7.7, 1.25, 1.25))
+    array = np.random.default_rng(0).uniform(0, 900, geometry.shape).astype(np.float32)
+    network = NetworkConfig(kind="transunet" if patch is None else "transunet3d", patch=patch)
+    preprocess = build_preprocess(PreprocessConfig(spacing_mm=spacing_mm), network)
+    volume = Volume(array, geometry, "MR")
+    planes = preprocess.apply(volume).planes
+    thick_mm = spacing_mm[0] if isinstance(spacing_mm, tuple) else 7.7
+    assert len(planes) == round(35 * 7.7 / thick_mm)
+    assert np.isfinite(restored(preprocess, planes, volume)).all()
+
+
 def test_probabilities_still_sum_to_one_after_resampling() -> None:
     preprocess = Preprocess(PreprocessConfig(spacing_mm=1.5), context_slices=0, stride=8)
     placement = preprocess.place(AXIAL)
-    probabilities = torch.randn(3, 4, *placement.padded).softmax(dim=1)
+    probabilities = torch.randn(3, 4, *placement.padded[1:]).softmax(dim=1)
     back = preprocess.restore(probabilities, placement)
     assert back.shape == (3, 4, 5, 7)
     torch.testing.assert_close(back.sum(dim=1), torch.ones(3, 5, 7))
@@ -159,7 +248,7 @@ def test_a_mask_on_another_grid_is_refused(schema: LabelSchema) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"spacing_mm": 0}, "positive or left out, got 0"),
+        ({"spacing_mm": 0}, "one positive number, three .* or left out, got 0"),
         ({"window_hu": (240, -160)}, "the lower one first"),
         ({"clip_percentiles": (-1, 99)}, "within 0 and 100"),
     ],

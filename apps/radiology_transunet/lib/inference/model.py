@@ -217,6 +217,8 @@ def build_network(config: NetworkConfig, schema: LabelSchema) -> Network:
 
 def build_preprocess(config: PreprocessConfig, network: NetworkConfig) -> Preprocess:
     """The preprocessing of a task for its network."""
+    if network.patch is not None:
+        return Preprocess(config, context_slices=0, stride=1, patch=network.patch)
     return Preprocess(config, network.context_slices, network.stride)
 
 
