@@ -8,15 +8,8 @@ from torch.nn import functional as F  # noqa: N812
 
 from lib.core.errors import InvalidSettings, InvalidVolume
 from lib.networks.config import SIZES, NetworkConfig
-from lib.networks.transunet import (
-    Attention,
-    Bottleneck,
-    StandardisedConv2d,
-    TransUNet,
-    Upsampler,
-    resize_positions,
-    standardise,
-)
+from lib.networks.resnet import Bottleneck, StandardisedConv2d, standardise
+from lib.networks.transunet import Attention, TransUNet, Upsampler, resize_positions
 
 TINY = NetworkConfig(size="tiny", context_slices=1, dropout=0.0)
 
@@ -170,7 +163,7 @@ def test_the_base_size_runs_with_the_published_batch_norm_and_three_skips() -> N
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"size": "huge"}, "one of base, tiny, got 'huge'"),
+        ({"size": "huge"}, "one of tiny, small, base, large, vit-tiny, vit-b16, vit-l16, got 'huge'"),
         ({"context_slices": 9}, "0 to 3, got 9"),
         ({"dropout": 1.0}, "below 1, got 1.0"),
     ],

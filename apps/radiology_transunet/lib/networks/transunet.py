@@ -1,8 +1,9 @@
 """TransUNet for slices: a residual stem, a vision transformer on its features, a decoder with skips.
 
 Chen et al., "TransUNet: Transformers Make Strong Encoders for Medical Image Segmentation", arXiv:2102.04306. The stem
-is the ResNetV2 of Big Transfer (Kolesnikov et al., arXiv:1912.11370) with weight standardisation (Qiao et al.,
-arXiv:1903.10520) and group norm. Read from the bottom: TransUNet, then its three parts in the order of an image.
+is in resnet.py; the transformer is the one of Dosovitskiy et al., arXiv:2010.11929. A pure vision transformer has no
+stem: its tokens are patches of the image, and its decoder has no skips. Read from the bottom: TransUNet, then its parts
+in the order of an image.
 
 Letters in shape comments: B slices of a batch, C channels, H rows, W columns, h and w rows and columns of tokens,
 N = h w tokens, D width of a token, d width of a head.
@@ -10,7 +11,7 @@ N = h w tokens, D width of a token, d width of a head.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import gcd
+from math import gcd, sqrt
 
 import torch
 from einops import rearrange
@@ -20,82 +21,9 @@ from torch.nn import functional as F  # noqa: N812 (the name that every torch us
 from lib.core.errors import InvalidVolume
 from lib.networks.config import Architecture, NetworkConfig
 from lib.networks.network import Network
+from lib.networks.resnet import NORM_EPS, Stem
 
-STANDARDISE_EPS = 1e-5
-NORM_EPS = 1e-6
 POSITION_STD = 0.02
-
-
-def standardise(weight: Tensor) -> Tensor:
-    """Kernels (out, in, rows, columns) with mean 0 and variance 1 over all but the first axis."""
-    variance, mean = torch.var_mean(weight, dim=(1, 2, 3), keepdim=True, unbiased=False)
-    return (weight - mean) * torch.rsqrt(variance + STANDARDISE_EPS)
-
-
-class StandardisedConv2d(nn.Conv2d):
-    """A convolution without bias whose kernels are standardised at each use; "same" padding for odd kernels."""
-
-    def __init__(self, channels_in: int, channels_out: int, kernel: int, stride: int = 1) -> None:
-        super().__init__(channels_in, channels_out, kernel, stride, padding=kernel // 2, bias=False)
-
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (torch's own name)
-        """Features (B, C, H, W), at 1/stride of the size."""
-        return F.conv2d(input, standardise(self.weight), None, self.stride, self.padding)
-
-
-class Bottleneck(nn.Module):
-    """1x1, 3x3 (with the stride), 1x1 convolutions around a shortcut; a quarter of the width inside."""
-
-    def __init__(self, channels_in: int, channels_out: int, groups: int, stride: int = 1) -> None:
-        super().__init__()
-        inside = channels_out // 4
-        self.reduce = StandardisedConv2d(channels_in, inside, 1)
-        self.reduce_norm = nn.GroupNorm(gcd(groups, inside), inside, NORM_EPS)
-        self.mix = StandardisedConv2d(inside, inside, 3, stride)
-        self.mix_norm = nn.GroupNorm(gcd(groups, inside), inside, NORM_EPS)
-        self.expand = StandardisedConv2d(inside, channels_out, 1)
-        self.expand_norm = nn.GroupNorm(gcd(groups, channels_out), channels_out, NORM_EPS)
-        self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or channels_in != channels_out:
-            self.shortcut = nn.Sequential(
-                StandardisedConv2d(channels_in, channels_out, 1, stride),
-                nn.GroupNorm(channels_out, channels_out, 1e-5),
-            )
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Features (B, C, H, W) to (B, channels_out, H/stride, W/stride)."""
-        inside = F.relu(self.reduce_norm(self.reduce(features)))
-        inside = F.relu(self.mix_norm(self.mix(inside)))
-        inside = self.expand_norm(self.expand(inside))
-        return F.relu(self.shortcut(features) + inside)
-
-
-class Stem(nn.Module):
-    """The convolutional half of the encoder: images to features at 1/2, 1/4, ... 1/stride."""
-
-    def __init__(self, sizes: Architecture, in_channels: int) -> None:
-        super().__init__()
-        width = sizes.stem_channels
-        self.root = StandardisedConv2d(in_channels, width, 7, stride=2)
-        self.root_norm = nn.GroupNorm(gcd(sizes.norm_groups, width), width, NORM_EPS)
-        self.pool = nn.MaxPool2d(3, stride=2, padding=1)
-        self.stages = nn.ModuleList()
-        for depth, (channels, blocks) in enumerate(zip(sizes.stage_channels, sizes.stage_blocks, strict=True)):
-            stride = 1 if depth == 0 else 2
-            first = Bottleneck(width, channels, sizes.norm_groups, stride)
-            rest = [Bottleneck(channels, channels, sizes.norm_groups) for _ in range(blocks - 1)]
-            self.stages.append(nn.Sequential(first, *rest))
-            width = channels
-
-    def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The deepest features (B, C, h, w), and the shallower ones, deepest first, as skips."""
-        features = F.relu(self.root_norm(self.root(images)))  # (B, C, H/2, W/2)
-        skips = [features]
-        features = self.pool(features)  # (B, C, H/4, W/4)
-        for stage in self.stages:
-            features = stage(features)
-            skips.insert(0, features)
-        return skips[0], skips[1:]
 
 
 class Attention(nn.Module):
@@ -109,10 +37,20 @@ class Attention(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Tokens (B, N, D) to mixtures of their values (B, N, D)."""
-        qkv = rearrange(self.qkv(tokens), "b n (three heads d) -> three b heads n d", three=3, heads=self.heads)
-        attended = F.scaled_dot_product_attention(qkv[0], qkv[1], qkv[2])  # (B, heads, N, d)
+        query, key, value = self._split(tokens)
+        attended = F.scaled_dot_product_attention(query, key, value)  # (B, heads, N, d)
         mixed: Tensor = self.out(rearrange(attended, "b heads n d -> b n (heads d)"))  # (B, N, D)
         return mixed
+
+    def weights(self, tokens: Tensor) -> Tensor:
+        """How much of each token (last axis) each token (last but one) takes, (B, heads, N, N); rows sum to 1."""
+        query, key, _ = self._split(tokens)
+        return torch.softmax(query @ key.transpose(-2, -1) / sqrt(query.shape[-1]), dim=-1)
+
+    def _split(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, (B, heads, N, d) each."""
+        qkv = rearrange(self.qkv(tokens), "b n (three heads d) -> three b heads n d", three=3, heads=self.heads)
+        return qkv[0], qkv[1], qkv[2]
 
 
 class Block(nn.Module):
@@ -152,27 +90,42 @@ def resize_positions(positions: Tensor, grid: tuple[int, int], wanted: tuple[int
 
 
 class Transformer(nn.Module):
-    """The attentive half of the encoder: features to tokens that have seen each other."""
+    """The attentive half of the encoder: features, or an image, to tokens that have seen each other."""
 
-    def __init__(self, sizes: Architecture, dropout: float) -> None:
+    def __init__(self, sizes: Architecture, channels: int, dropout: float) -> None:
         super().__init__()
         self.grid = sizes.position_grid
-        self.project = nn.Conv2d(sizes.stage_channels[-1], sizes.hidden, 1)
+        self.project = nn.Conv2d(channels, sizes.hidden, sizes.patch, stride=sizes.patch)
         self.positions = nn.Parameter(torch.empty(1, self.grid[0] * self.grid[1], sizes.hidden))
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(Block(sizes, dropout) for _ in range(sizes.layers))
         self.norm = nn.LayerNorm(sizes.hidden, NORM_EPS)
         nn.init.normal_(self.positions, std=POSITION_STD)
 
+    def embed(self, features: Tensor) -> Tensor:
+        """Features (B, C, patch h, patch w) to tokens (B, N, D) that know their position."""
+        tokens = self.project(features)  # (B, D, h, w)
+        positions = resize_positions(self.positions, self.grid, (tokens.shape[-2], tokens.shape[-1]))
+        embedded: Tensor = self.dropout(rearrange(tokens, "b d h w -> b (h w) d") + positions)  # (B, N, D)
+        return embedded
+
     def forward(self, features: Tensor) -> Tensor:
-        """Features (B, C, h, w) to tokens (B, N, D)."""
-        height, width = features.shape[-2:]
-        tokens = rearrange(self.project(features), "b c h w -> b (h w) c")  # (B, N, D)
-        tokens = self.dropout(tokens + resize_positions(self.positions, self.grid, (height, width)))
+        """Features (B, C, patch h, patch w) to tokens (B, N, D)."""
+        tokens = self.embed(features)
         for block in self.blocks:
             tokens = block(tokens)
         normed: Tensor = self.norm(tokens)
         return normed
+
+    def attention_maps(self, features: Tensor) -> tuple[Tensor, ...]:
+        """The attention weights (B, heads, N, N) of each block."""
+        maps = []
+        tokens = self.embed(features)
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            maps.append(block.attention.weights(block.attention_norm(tokens)))
+            tokens = block(tokens)
+        return tuple(maps)
 
 
 class ConvNormReLU(nn.Sequential):
@@ -215,7 +168,7 @@ class Upsampler(nn.Module):
     def __init__(self, sizes: Architecture, classes: int) -> None:
         super().__init__()
         first, *steps = sizes.decoder_channels
-        skips = [*reversed(sizes.stage_channels[:-1]), sizes.stem_channels, 0]
+        skips = [*reversed(sizes.stage_channels[:-1]), sizes.stem_channels, *(0 for _ in steps)]
         self.entry = ConvNormReLU(sizes.hidden, first, sizes)
         self.blocks = nn.ModuleList(
             UpBlock(before, skip, after, sizes)
@@ -265,8 +218,9 @@ class TransUNet(Network):
         super().__init__()
         sizes = config.architecture
         self.stride = sizes.stride
-        self.stem = Stem(sizes, in_channels)
-        self.transformer = Transformer(sizes, config.dropout)
+        self.stem = Stem(sizes, in_channels) if sizes.stage_channels else None
+        features = sizes.stage_channels[-1] if sizes.stage_channels else in_channels
+        self.transformer = Transformer(sizes, features, config.dropout)
         self.upsampler = Upsampler(sizes, classes)
 
     def encode(self, images: Tensor) -> Encoding:
@@ -275,13 +229,9 @@ class TransUNet(Network):
         Raises:
             InvalidVolume: a side that is no multiple of the stride, or only one token in all.
         """
-        height, width = images.shape[-2:]
-        if height % self.stride or width % self.stride or height * width <= self.stride**2:
-            raise InvalidVolume(
-                f"rows and columns must be multiples of {self.stride} with two tokens or more, got {height} x {width}"
-            )
-        features, skips = self.stem(images)
-        return Encoding(self.transformer(features), (features.shape[-2], features.shape[-1]), tuple(skips))
+        features, skips = self._features(images)
+        grid = images.shape[-2] // self.stride, images.shape[-1] // self.stride
+        return Encoding(self.transformer(features), grid, tuple(skips))
 
     def decode(self, encoding: Encoding) -> Tensor:
         """Logits (B, classes, H, W) of an encoding."""
@@ -298,3 +248,20 @@ class TransUNet(Network):
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, in_channels, H, W) to logits (B, classes, H, W)."""
         return self.decode(self.encode(images))
+
+    def attention_maps(self, images: Tensor) -> tuple[Tensor, ...]:
+        """For explanation: the attention weights (B, heads, N, N) of each block; tokens run row by row.
+
+        Costs a pass through the encoder and holds all maps at once.
+        """
+        maps: tuple[Tensor, ...] = self.transformer.attention_maps(self._features(images)[0])
+        return maps
+
+    def _features(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """What becomes tokens, and the skips, of images of a size that the network can take."""
+        height, width = images.shape[-2:]
+        if height % self.stride or width % self.stride or height * width <= self.stride**2:
+            raise InvalidVolume(
+                f"rows and columns must be multiples of {self.stride} with two tokens or more, got {height} x {width}"
+            )
+        return (images, []) if self.stem is None else self.stem(images)
