@@ -52,6 +52,157 @@ class Architecture:
 
     @property
     def stride(self) -> int:
+        """Pixels of the image along one side of a token; image sizes must be multiples of it."""
+        halvings = len(self.stage_channels) + 1 if self.stage_channels else 0
+        return int(self.patch * 2**halvings)
+
+
+_BASE = Architecture(  # R50-ViT-B/16 of Chen et al., arXiv:2102.04306
+    stem_channels=64,
+    stage_channels=(256, 512, 1024),
+    stage_blocks=(3, 4, 9),
+    norm_groups=32,
+    hidden=768,
+    layers=12,
+    heads=12,
+    mlp=3072,
+    position_grid=(14, 14),
+    decoder_channels=(512, 256, 128, 64, 16),
+    decoder_norm="batch",
+)
+_TINY = Architecture(  # trains on two CPU cores in minutes
+    stem_channels=16,
+    stage_channels=(32, 64),
+    stage_blocks=(1, 2),
+    norm_groups=4,
+    hidden=96,
+    layers=3,
+    heads=4,
+    mlp=192,
+    position_grid=(16, 16),
+    decoder_channels=(64, 48, 32),
+    decoder_norm="group",
+    pool_padding=1,
+)
+_SMALL = replace(  # 3.4 million parameters, for CPUs with more time
+    _TINY,
+    stem_channels=32,
+    stage_channels=(64, 128),
+    stage_blocks=(2, 3),
+    norm_groups=8,
+    hidden=192,
+    layers=6,
+    heads=6,
+    mlp=768,
+    decoder_channels=(128, 96, 64),
+)
+_LARGE = replace(_BASE, hidden=1024, layers=24, heads=16, mlp=4096)  # R50-ViT-L/16
+_TI = replace(  # the encoder of ViT-Ti/16, Steiner et al., arXiv:2106.10270
+    _BASE, hidden=192, heads=3, mlp=768, decoder_channels=(192, 128, 64, 32, 16)
+)
+
+
+def _without_stem(sizes: Architecture) -> Architecture:
+    """The pure vision transformer: tokens are patches of 16 x 16 pixels."""
+    return replace(sizes, stem_channels=0, stage_channels=(), stage_blocks=(), patch=16)
+
+
+SIZES: Mapping[str, Architecture] = MappingProxyType(
+    {
+        "tiny": _TINY,
+        "small": _SMALL,
+        "base": _BASE,
+        "large": _LARGE,
+        "vit-tiny": _without_stem(_TI),
+        "vit-b16": _without_stem(_BASE),
+        "vit-l16": _without_stem(_LARGE),
+    }
+)
+"""Of "transunet"."""
+
+PLANNED_PEERS = ("dynunet", "unet", "attentionunet")
+FIXED_PEERS: Mapping[str, int] = MappingProxyType({"segresnet": 8, "swinunetr": 32, "unetr": 16})
+"""Peers with strides of their own: what every side must be a multiple of."""
+
+SIZES_OF: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "transunet": tuple(SIZES),
+        "transunet3d": tuple(SIZES_3D),
+        **dict.fromkeys((*PLANNED_PEERS, *FIXED_PEERS), tuple(SIZES_OF_PEERS)),
+    }
+)
+"""Names of sizes of each kind."""
+
+FIXED_PEERS: Mapping[str, int] = MappingProxyType({"segresnet": 8, "swinunetr": 32, "unetr": 16})
+"""Peers whose strides no patch plans, and what the sides of an image must be multiples of for them."""
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkConfig:
+    """The `network` block of a task file.
+
+    Attributes:
+        kind: "transunet" (slices), "transunet3d" (patches), or a peer from MONAI: "dynunet", "unet", "segresnet",
+            "swinunetr", "unetr", "attentionunet"; a peer is a network of slices or of patches, as `patch` says.
+        size: a name among those of the kind; "tiny" is for CPUs.
+        context_slices: neighbour slices on each side that enter a network of slices as channels; 0 = 2D, 1 = 2.5D with
+            three slices. A network of patches has no use for it.
+        dropout: share of features dropped in training, where the kind has dropout.
+        patch: (slices, rows, columns) of what a network of patches sees at once, in voxels after resampling;
+            None = a network of slices.
+        strides: of each stage of a planned network of patches after the first, per axis; empty = planned from `patch`
+            with voxels as long as wide. Planned are "transunet3d", "dynunet", "unet" and "attentionunet"; the others
+            have strides of their own.
+        channels: of each stage of a planned network; empty = those of the size. One more than there are strides; a
+            folded size of "transunet3d" has no stage at the full resolution: as many as there are strides.
+        deep_supervision: whether training also looks at the coarser outputs, where the kind has them.
+        parts: of transunet3d: which transformers it has, "both", "encoder" or "decoder".
+
+    Raises:
+        InvalidSettings: a kind or size that does not exist, a number out of range, a patch that the kind cannot take.
+    """
+
+    kind: Kind = "transunet"
+    size: str = "tiny"
+    context_slices: int = 1
+    dropout: float = 0.1
+    patch: tuple[int, int, int] | None = None
+    strides: tuple[tuple[int, int, int], ...] = ()
+    channels: tuple[int, ...] = ()
+    deep_supervision: bool = True
+    parts: Literal["both", "encoder", "decoder"] = "both"
+
+    def __post_init__(self) -> None:
+        if self.kind not in SIZES_OF:
+            raise InvalidSettings(f"network.kind must be one of {', '.join(SIZES_OF)}, got {self.kind!r}")
+        if self.size not in SIZES_OF[self.kind]:
+            known = ", ".join(SIZES_OF[self.kind])
+            raise InvalidSettings(f"network.size of {self.kind} must be one of {known}, got {self.size!r}")
+        if not 0 <= self.context_slices <= MAX_CONTEXT_SLICES:
+            raise InvalidSettings(
+                f"network.context_slices must be 0 to {MAX_CONTEXT_SLICES}, got {self.context_slices}"
+            )
+        if not 0.0 <= self.dropout < 1.0:
+            raise InvalidSettings(f"network.dropout must be at least 0 and below 1, got {self.dropout}")
+        self._check_patch()
+
+    @property
+    def of_patches(self) -> bool:
+        """Whether the network sees patches (B, 1, S, H, W) and not slices (B, in, H, W)."""
+        return self.patch is not None
+
+    @property
+    def architecture(self) -> Architecture:
+        """The numbers of this size of "transunet"."""
+        return SIZES[self.size]
+
+    @property
+    def in_channels(self) -> int:
+        """Slices that a network of slices sees at once; 1 for a network of patches."""
+        return 1 if self.of_patches else 1 + 2 * self.context_slices
+
+    @property
+    def stride(self) -> int:
         """Rows and columns of what a network of slices sees must be multiples of this."""
         return config_stride(self)[1]
 

@@ -58,7 +58,7 @@ class Bottleneck(nn.Module):
         inside = F.relu(self.reduce_norm(self.reduce(features)), inplace=True)
         inside = F.relu(self.mix_norm(self.mix(inside)), inplace=True)
         inside = self.expand_norm(self.expand(inside))
-        return F.relu(inside.add_(self.shortcut(features)), inplace=True)
+        return F.relu(self.shortcut(features) + inside, inplace=True)
 
 
 class Stem(nn.Module):
@@ -96,4 +96,5 @@ class Stem(nn.Module):
 
 def padded(features: Tensor, height: int, width: int) -> Tensor:
     """Features (B, C, h, w) with zeros below and to the right up to (B, C, height, width)."""
-    return F.pad(features, (0, width - features.shape[-1], 0, height - features.shape[-2]))
+    missing = (0, width - features.shape[-1], 0, height - features.shape[-2])
+    return F.pad(features, missing) if any(missing) else features
