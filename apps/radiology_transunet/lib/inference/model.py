@@ -241,7 +241,7 @@ def _parts(task: TaskParts) -> Values:
         "task": task.name,
         "labels": tuple((label.name, label.id) for label in task.schema),
         "preprocess": asdict(task.preprocess),
-        "network": {**network, "architecture": asdict(task.network.architecture)},
+        "network": {**network, "architecture": asdict(task.network.numbers)},
     }
 
 

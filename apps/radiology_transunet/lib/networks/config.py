@@ -133,9 +133,6 @@ SIZES_OF: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 """Names of sizes of each kind."""
 
-FIXED_PEERS: Mapping[str, int] = MappingProxyType({"segresnet": 8, "swinunetr": 32, "unetr": 16})
-"""Peers whose strides no patch plans, and what the sides of an image must be multiples of for them."""
-
 
 @dataclass(frozen=True, slots=True)
 class NetworkConfig:
