@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lib.training.augment import Draw, Intensities, Mixing, Moves, apply, draw, mixed_loss
+from lib.training.augment import Draw, Intensities, Mixing, Moves, apply, draw
 from lib.training.augment_space import CONTROL_POINTS, bend, spline_weights, thickness
 from lib.training.config import AugmentConfig
 
@@ -302,18 +302,6 @@ def test_blended_pictures_are_weighted_sums_with_the_one_before() -> None:
     changed, own = apply(images, classes, still(3, Mixing(weight=0.75)))
     assert changed[:, 0, 0, 0].tolist() == [0.75 * 10 + 0.25 * 40, 0.75 * 20 + 0.25 * 10, 0.75 * 40 + 0.25 * 20]
     assert torch.equal(own, classes)
-
-
-def test_the_loss_of_blended_pictures_is_blended_too() -> None:
-    classes = torch.tensor([[1.0], [3.0]])
-    weights = torch.tensor([[1.0], [10.0]])  # to tell the pictures apart
-
-    def loss(truth: Tensor) -> Tensor:
-        return (truth * weights).sum()
-
-    assert float(mixed_loss(loss, classes, None)) == 31
-    assert float(mixed_loss(loss, classes, Mixing(0.75))) == 0.75 * 31 + 0.25 * 13
-    assert float(mixed_loss(loss, classes, Mixing(0.75, (0.0,)))) == 31
 
 
 @pytest.mark.parametrize(("space", "sides"), [((20, 10), (10, 5)), ((16, 20, 12), (8, 10, 6))])

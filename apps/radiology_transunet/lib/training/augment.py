@@ -12,11 +12,11 @@ from torch import Tensor
 
 from lib.inference.config import FlipAxis
 from lib.training.augment_intensity import Intensities, change
-from lib.training.augment_mix import Mixing, draw_mixing, mix, mixed_loss
+from lib.training.augment_mix import Mixing, draw_mixing, mix
 from lib.training.augment_space import CONTROL_POINTS, Column, Moves, flip, move
 from lib.training.config import AugmentConfig
 
-__all__ = ["Draw", "Intensities", "Mixing", "Moves", "apply", "draw", "mixed_loss"]
+__all__ = ["Draw", "Intensities", "Mixing", "Moves", "apply", "draw"]
 
 FLIP_AXES: tuple[FlipAxis, ...] = ("slices", "rows", "columns")
 
@@ -28,7 +28,8 @@ class Draw:
     Attributes:
         moves: where each picture is moved.
         intensities: how its intensities change.
-        mixing: what it takes from another one, or None; its loss is then `mixed_loss`.
+        mixing: what it takes from another one, or None. The loss of a blended batch is w L(own classes) +
+            (1 - w) L(classes of the ones before).
     """
 
     moves: Moves

@@ -1,6 +1,5 @@
 """Two training pictures in one: blended (Mixup) or with a box of the other (CutMix)."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,16 +66,3 @@ def mix(images: Tensor, classes: Tensor, mixing: Mixing) -> tuple[Tensor, Tensor
     inside = torch.zeros(classes.shape[1:], dtype=torch.bool, device=images.device)
     inside[mixing.box(classes.shape[1:])] = True
     return torch.where(inside, before(images), images), torch.where(inside, before(classes), classes)
-
-
-def mixed_loss(loss: Callable[[Tensor], Tensor], classes: Tensor, mixing: Mixing | None) -> Tensor:
-    """The loss of a batch whose pictures may be blended: w L(own classes) + (1 - w) L(the partner's).
-
-    Args:
-        loss: of classes (B, *space), the network's output being known to it.
-        classes: (B, *space) as `apply` returns them.
-        mixing: of the batch, or None.
-    """
-    if mixing is None or not mixing.blends:
-        return loss(classes)
-    return mixing.weight * loss(classes) + (1 - mixing.weight) * loss(before(classes))
