@@ -7,23 +7,69 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from lib.core.errors import InvalidSettings
 from lib.core.geometry import Geometry
 from lib.core.labels import LabelSchema
 from lib.core.values import Mask, Volume
-from lib.inference.config import InferenceConfig, PreprocessConfig
+from lib.inference.config import InferenceConfig, PredictConfig, PreprocessConfig
 from lib.inference.devices import choose_device, device_lock, set_threads
-from lib.inference.predictor import Predictor, SliceNetwork
+from lib.inference.ensemble import Ensemble
+from lib.inference.predictor import Predictor, SegmentingNetwork
 from lib.inference.preprocess import Preprocess
+from lib.networks.network import Network
 
 Labelled = Callable[[Geometry, int], tuple[Volume, Mask]]
 CPU = torch.device("cpu")
 GRID = Geometry.from_spacing((5, 12, 10), (3.0, 1.0, 1.0))
 
 
-def predictor(network: SliceNetwork, config: PreprocessConfig, schema: LabelSchema, batch_size: int = 2) -> Predictor:
+def predictor(
+    network: SegmentingNetwork, config: PreprocessConfig, schema: LabelSchema, batch_size: int = 2
+) -> Predictor:
     return Predictor(network, Preprocess(config, context_slices=1, stride=8), schema, CPU, batch_size)
+
+
+def of_patches(
+    network: SegmentingNetwork,
+    config: PreprocessConfig,
+    schema: LabelSchema,
+    patch: tuple[int, int, int],
+    options: PredictConfig = PredictConfig(),  # noqa: B008 (frozen)
+    batch_size: int = 1,
+) -> Predictor:
+    preprocess = Preprocess(config, context_slices=0, stride=1, patch=patch)
+    return Predictor(network, preprocess, schema, CPU, batch_size, options)
+
+
+class Fixed(Network):
+    """Answers with given logits (classes,), the same everywhere, and the images' means as embedding."""
+
+    def __init__(self, *logits: float) -> None:
+        super().__init__()
+        self.logits = torch.tensor(logits)
+
+    def forward(self, images: Tensor) -> Tensor:
+        shape = (len(images), len(self.logits), *images.shape[2:])
+        return self.logits.view(1, -1, *[1] * (images.ndim - 2)).expand(shape)
+
+    def segment(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        return self(images), images.flatten(1).mean(dim=1, keepdim=True)
+
+
+class FirstCorner(Fixed):
+    """Sure of class 1 in the first voxel along each axis that it sees, of background elsewhere."""
+
+    def __init__(self) -> None:
+        super().__init__(0.0, -100.0, -100.0, -100.0)
+        self.seen: list[Tensor] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.seen.append(images.clone())
+        logits = super().forward(images).clone()
+        logits[(slice(None), 1, *[0] * (images.ndim - 2))] = 100.0
+        return logits
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -38,7 +84,7 @@ def test_an_identity_network_returns_its_input_labels_whatever_way_they_are_stor
     order: list[int],
     signs: tuple[float, ...],
     seed: int,
-    identity: SliceNetwork,
+    identity: SegmentingNetwork,
     window: PreprocessConfig,
     schema: LabelSchema,
     labelled: Labelled,
@@ -53,8 +99,129 @@ def test_an_identity_network_returns_its_input_labels_whatever_way_they_are_stor
     assert float(prediction.entropy.max()) < 1e-6
 
 
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    shape=st.tuples(st.integers(1, 9), st.integers(1, 16), st.integers(1, 16)),
+    order=st.permutations([0, 1, 2]),
+    signs=st.tuples(*[st.sampled_from([-1.0, 1.0])] * 3),
+    seed=st.integers(0, 99),
+    patch=st.tuples(*[st.integers(1, 8)] * 3),
+    overlap=st.sampled_from([0.0, 0.5]),
+)
+def test_patches_of_an_identity_network_return_its_input_labels_whatever_way_they_are_stored(
+    shape: tuple[int, int, int],
+    order: list[int],
+    signs: tuple[float, ...],
+    seed: int,
+    patch: tuple[int, int, int],
+    overlap: float,
+    identity: SegmentingNetwork,
+    window: PreprocessConfig,
+    schema: LabelSchema,
+    labelled: Labelled,
+) -> None:
+    affine = np.eye(4)
+    affine[:3, :3] = np.eye(3)[:, order] * signs
+    volume, mask = labelled(Geometry(shape, affine), seed)
+    given = np.full((4, *shape), np.nan, dtype=np.float32)
+
+    def collect(slices: slice, probabilities: np.ndarray) -> None:
+        assert np.isnan(given[:, slices]).all()  # every slice comes once
+        given[:, slices] = probabilities.swapaxes(0, 1)
+
+    options = PredictConfig(overlap=overlap, flips=("slices", "columns"))
+    prediction = of_patches(identity, window, schema, patch, options).predict(volume, None, collect)
+    np.testing.assert_array_equal(prediction.mask.array, mask.array)
+    np.testing.assert_array_equal(np.array([0, *schema.ids])[given.argmax(axis=0)], mask.array)
+    np.testing.assert_allclose(given.sum(axis=0), 1, atol=2e-6)
+
+
+@pytest.mark.parametrize("patch", [None, (4, 16, 16)])
+def test_thick_slices_resampled_along_all_axes_return_labels_up_to_their_borders(
+    patch: tuple[int, int, int] | None, identity: SegmentingNetwork, schema: LabelSchema
+) -> None:
+    geometry = Geometry.from_spacing((9, 30, 20), (7.7, 1.25, 1.25))
+    numbers = np.zeros(geometry.shape, dtype=np.float32)
+    numbers[2:7, 8:20, 5:15] = 3
+    config = PreprocessConfig(spacing_mm=(3.0, 1.5, 1.5), window_hu=(0, 3))
+    preprocess = Preprocess(config, context_slices=0, stride=8, patch=patch)
+    asked = Predictor(identity, preprocess, schema, CPU, batch_size=4).predict(Volume(numbers, geometry, "MR"))
+    sure = np.ones(geometry.shape, dtype=bool)
+    sure[1:8, 7:21, 4:16] = False
+    sure[3:6, 9:19, 6:14] = True
+    np.testing.assert_array_equal((asked.mask.array == 200)[sure], (numbers == 3)[sure])
+
+
+def test_a_constant_network_of_patches_gives_its_constant_at_the_borders_too(schema: LabelSchema) -> None:
+    logits = torch.tensor([0.3, -1.0, 2.0, 0.1])
+    slabs: list[np.ndarray] = []
+    volume = Volume(np.zeros((21, 13, 17)), Geometry.from_spacing((21, 13, 17), (1.0, 1.0, 1.0)), "MR")
+    network = of_patches(Fixed(*logits.tolist()), PreprocessConfig(), schema, (8, 6, 10), batch_size=1)
+    prediction = network.predict(volume, None, lambda _, probabilities: slabs.append(probabilities.copy()))
+    expected = logits.softmax(dim=0).numpy()[None, :, None, None]
+    np.testing.assert_allclose(np.concatenate(slabs) - expected, 0, atol=1e-6)
+    assert (prediction.mask.array == 2).all()
+
+
+def test_mirrored_images_are_turned_back_and_their_probabilities_averaged(schema: LabelSchema) -> None:
+    network = FirstCorner()
+    volume = Volume(np.zeros((2, 4, 4)), Geometry.from_spacing((2, 4, 4), (1.0, 1.0, 1.0)), "MR")
+    slabs: list[np.ndarray] = []
+    options = PredictConfig(flips=("rows", "slices"))
+    asked = of_patches(network, PreprocessConfig(), schema, (2, 4, 4), options)
+    asked.predict(volume, None, lambda _, probabilities: slabs.append(probabilities.copy()))
+    first = np.concatenate(slabs)[:, 1]
+    expected = np.zeros((2, 4, 4))
+    expected[:, [0, -1], 0] = 0.25  # four pictures, each with another corner of the first column
+    np.testing.assert_allclose(first, expected, atol=1e-6)
+    assert len(network.seen) == 4
+
+
+def test_mirroring_the_slices_of_a_network_of_slices_reverses_its_neighbours(schema: LabelSchema) -> None:
+    ramp = np.arange(3, dtype=np.float32)[:, None, None] * np.ones((1, 8, 8), dtype=np.float32)
+    volume = Volume(ramp, Geometry.from_spacing((3, 8, 8), (1.0, 1.0, 1.0)), "CT")
+    network, config = FirstCorner(), PreprocessConfig(window_hu=(0, 2))
+    options = PredictConfig(flips=("slices",))
+    asked = Predictor(network, Preprocess(config, 1, stride=4), schema, CPU, batch_size=3, options=options)
+    mask = asked.predict(volume).mask
+    assert [images[1, :, 0, 0].tolist() for images in network.seen] == [[-1, 0, 1], [1, 0, -1]]
+    assert np.argwhere(mask.array).tolist() == [[0, 0, 0], [1, 0, 0], [2, 0, 0]]  # the answer has no such axis
+    network.seen.clear()
+    Predictor(network, Preprocess(config, 0, stride=4), schema, CPU, batch_size=3, options=options).predict(volume)
+    assert len(network.seen) == 1  # without neighbours there is nothing to reverse
+
+
+def test_an_ensemble_answers_with_the_mean_of_its_probabilities(schema: LabelSchema) -> None:
+    first, second = Fixed(0.0, 0.0, 0.0, 0.0), Fixed(0.0, -200.0, -200.0, -200.0)
+    ensemble = Ensemble([first, second])
+    images = torch.full((2, 1, 4, 4, 4), 3.0)
+    logits, embedding = ensemble.segment(images)
+    mean = torch.tensor([0.625, 0.125, 0.125, 0.125])
+    torch.testing.assert_close(logits.softmax(dim=1), mean.view(1, 4, 1, 1, 1).expand(2, 4, 4, 4, 4))
+    torch.testing.assert_close(ensemble(images), logits)
+    assert embedding.tolist() == [[3.0], [3.0]]
+    volume = Volume(np.zeros((4, 4, 4)), Geometry.from_spacing((4, 4, 4), (1.0, 1.0, 1.0)), "MR")
+    prediction = of_patches(ensemble, PreprocessConfig(), schema, (4, 4, 4)).predict(volume)
+    assert float(prediction.entropy[0, 0, 0]) == pytest.approx(-sum(p * log(p) for p in mean.tolist()), rel=1e-3)
+    with pytest.raises(InvalidSettings, match="at least one network"):
+        Ensemble([])
+
+
+def test_progress_of_patches_is_their_share_and_the_embedding_their_mean(
+    identity: SegmentingNetwork, window: PreprocessConfig, schema: LabelSchema
+) -> None:
+    numbers = np.repeat([0, 3], 4).astype(np.float32)[:, None, None] * np.ones((1, 4, 4), dtype=np.float32)
+    volume = Volume(numbers, Geometry.from_spacing((8, 4, 4), (1, 1, 1)), "CT")
+    shares: list[float] = []
+    asked = of_patches(identity, window, schema, (4, 4, 4), PredictConfig(overlap=0.5))
+    prediction = asked.predict(volume, shares.append)
+    assert shares == pytest.approx([1 / 3, 2 / 3, 1])
+    assert prediction.embedding.tolist() == pytest.approx([0.0])  # -1, 0 and 1
+    assert list(prediction.latencies_s) == ["preprocess", "network", "restore", "scores"]
+
+
 def test_an_identity_network_at_another_spacing_returns_its_input_up_to_the_borders_of_labels(
-    identity: SliceNetwork, schema: LabelSchema
+    identity: SegmentingNetwork, schema: LabelSchema
 ) -> None:
     geometry = Geometry.from_spacing((2, 40, 60), (3.0, 1.0, 0.7))
     numbers = np.zeros(geometry.shape, dtype=np.float32)
@@ -68,7 +235,7 @@ def test_an_identity_network_at_another_spacing_returns_its_input_up_to_the_bord
 
 
 def test_a_network_that_does_not_know_has_the_largest_entropy_everywhere(
-    identity: SliceNetwork, window: PreprocessConfig, schema: LabelSchema, labelled: Labelled
+    identity: SegmentingNetwork, window: PreprocessConfig, schema: LabelSchema, labelled: Labelled
 ) -> None:
     identity.logit = 0.0  # type: ignore[attr-defined]
     prediction = predictor(identity, window, schema).predict(labelled(GRID, 1)[0])
@@ -80,7 +247,7 @@ def test_a_network_that_does_not_know_has_the_largest_entropy_everywhere(
 
 
 def test_the_batch_size_changes_nothing_and_bounds_what_the_network_holds(
-    identity: SliceNetwork, window: PreprocessConfig, schema: LabelSchema, labelled: Labelled
+    identity: SegmentingNetwork, window: PreprocessConfig, schema: LabelSchema, labelled: Labelled
 ) -> None:
     volume, _ = labelled(GRID, 2)
     one = predictor(identity, window, schema, batch_size=1).predict(volume)
@@ -93,7 +260,7 @@ def test_the_batch_size_changes_nothing_and_bounds_what_the_network_holds(
 
 
 def test_the_embedding_is_the_mean_over_slices(
-    identity: SliceNetwork, window: PreprocessConfig, schema: LabelSchema
+    identity: SegmentingNetwork, window: PreprocessConfig, schema: LabelSchema
 ) -> None:
     numbers = np.repeat([0, 3], [2, 2]).astype(np.float32)[:, None, None] * np.ones((1, 16, 16), dtype=np.float32)
     volume = Volume(numbers, Geometry.from_spacing((4, 16, 16), (1, 1, 1)), "CT")
@@ -102,7 +269,7 @@ def test_the_embedding_is_the_mean_over_slices(
 
 
 def test_empty_slices_above_and_below_change_no_score(
-    identity: SliceNetwork, window: PreprocessConfig, schema: LabelSchema, labelled: Labelled
+    identity: SegmentingNetwork, window: PreprocessConfig, schema: LabelSchema, labelled: Labelled
 ) -> None:
     identity.logit = 3.0  # type: ignore[attr-defined]
     volume, _ = labelled(GRID, 3)
@@ -114,7 +281,7 @@ def test_empty_slices_above_and_below_change_no_score(
 
 
 def test_progress_is_reported_up_to_one_and_each_stage_has_a_time(
-    identity: SliceNetwork, window: PreprocessConfig, schema: LabelSchema, labelled: Labelled
+    identity: SegmentingNetwork, window: PreprocessConfig, schema: LabelSchema, labelled: Labelled
 ) -> None:
     shares: list[float] = []
     prediction = predictor(identity, window, schema).predict(labelled(GRID, 4)[0], shares.append)
@@ -124,7 +291,7 @@ def test_progress_is_reported_up_to_one_and_each_stage_has_a_time(
 
 
 def test_requests_from_many_threads_do_not_mix(
-    identity: SliceNetwork, window: PreprocessConfig, schema: LabelSchema, labelled: Labelled
+    identity: SegmentingNetwork, window: PreprocessConfig, schema: LabelSchema, labelled: Labelled
 ) -> None:
     shared = predictor(identity, window, schema)
     cases = [labelled(Geometry.from_spacing((3 + n, 9, 8 + n), (1, 1, 1)), n) for n in range(6)]

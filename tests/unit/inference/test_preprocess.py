@@ -14,7 +14,7 @@ from lib.core.values import Mask, Volume
 from lib.inference.config import PreprocessConfig
 from lib.inference.model import build_preprocess
 from lib.inference.orientation import Orientation
-from lib.inference.preprocess import Preprocess, class_numbers, neighbourhoods
+from lib.inference.preprocess import Preprocess, class_numbers, neighbourhoods, resized
 from lib.inference.restore import SliceRestorer
 from lib.networks.config import NetworkConfig
 
@@ -134,6 +134,13 @@ def test_slices_are_resampled_linearly_and_averaged_where_they_shrink() -> None:
 
     assert column(2.0) == [0, 1, 3, 5, 7, 9, 11, 12]  # centres at -1, 1, 3, ... mm of the first slice's
     assert column(8.0) == pytest.approx([20 / 7, 64 / 7], abs=1e-3)  # a triangle: (0 4 8) and (4 8 12) by 3 3 1, 1 3 3
+
+
+def test_a_single_column_is_resampled_as_a_single_row_is() -> None:
+    column = np.arange(4, dtype=np.float32)[None, :, None]
+    expected = [0, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75, 3]
+    assert resized(column, (8, 1))[0, :, 0].tolist() == expected
+    assert resized(column.swapaxes(1, 2), (1, 8))[0, 0].tolist() == expected
 
 
 def test_the_way_back_along_slices_is_linear_and_needs_one_plane_more() -> None:

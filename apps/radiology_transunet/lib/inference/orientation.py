@@ -54,3 +54,9 @@ class Orientation:
         turned = array.swapaxes(1, 2) if self.transposed else array
         steps = tuple(slice(None, None, -1 if flip else 1) for flip in self.flips)
         return turned[steps]
+
+    def stored(self, maps: npt.NDArray[T]) -> npt.NDArray[T]:
+        """The way back: maps (S, ..., R, C) in this reading direction as the volume stores them, without a copy."""
+        slices, rows, columns = (slice(None, None, -1 if flip else 1) for flip in self.flips)
+        turned = maps[slices, ..., rows, columns]
+        return turned.swapaxes(-1, -2) if self.transposed else turned

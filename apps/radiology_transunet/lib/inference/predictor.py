@@ -2,11 +2,13 @@
 
 Concurrency: a predictor may be called from many threads. It keeps no state of a request; the network runs in eval
 mode, one batch at a time a device (`devices.device_lock`), so that a short request waits for one batch of a long one
-at most. Memory: class maps of all labels exist for one batch of slices only.
+at most. Memory: class maps of all labels exist for one batch of slices, or for as many planes as a patch has, only.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain, combinations
+from math import prod
 from time import perf_counter
 from typing import Protocol
 
@@ -17,28 +19,48 @@ from torch import Tensor
 
 from lib.core.labels import BACKGROUND, LabelSchema
 from lib.core.values import Mask, MaskArray, Prediction, Volume
+from lib.inference.config import PredictConfig
 from lib.inference.devices import device_lock
-from lib.inference.preprocess import Prepared, Preprocess
+from lib.inference.preprocess import FloatPlanes, Placement, Prepared, Preprocess, Size3
+from lib.inference.restore import SliceRestorer
 from lib.inference.uncertainty import EntropyMap, as_float16, entropy, label_scores
+from lib.inference.windows import Windows, blend
+
+SLICE_PIXELS = 256 * 256
+"""Patches go through a network as many at once as have the voxels of a batch of slices of this size."""
+AXES = {"slices": -3, "rows": -2, "columns": -1}
+"""Of images (B, in, H, W), whose neighbour slices are channels, and of patches (B, 1, S, H, W) alike."""
+
+Report = Callable[[float], None]
+OnProbabilities = Callable[[slice, npt.NDArray[np.float32]], None]
+"""Takes which slices of the volume, and their probabilities (n, classes, rows, columns), in the volume's own order; the
+array is valid during the call."""
 
 
-class SliceNetwork(Protocol):
-    """A network for slices, such as TransUNet."""
+class SegmentingNetwork(Protocol):
+    """A network of slices, such as TransUNet, or of patches."""
 
     def segment(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (B, in, H, W) to logits (B, classes, H, W) and one embedding a slice (B, d)."""
+        """Images (B, in, H, W) or (B, 1, S, H, W) to logits (B, classes, ...) and one embedding each (B, d)."""
         ...
 
 
 @dataclass(slots=True)
 class _Canvas:
-    """The result of one volume while it grows slice by slice, in reading direction."""
+    """The result of one volume while it grows slab by slab."""
 
     mask: MaskArray
     entropies: EntropyMap
+    placement: Placement
     largest: npt.NDArray[np.float32]
     embeddings: list[npt.NDArray[np.float32]] = field(default_factory=list)
     latencies_s: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, placement: Placement, classes: int) -> "_Canvas":
+        shape = placement.geometry.shape
+        maps = np.zeros(shape, dtype=np.uint8), np.zeros(shape, dtype=np.float16)
+        return cls(*maps, placement, np.zeros(classes, dtype=np.float32))
 
     def add_time(self, stage: str, since: float) -> float:
         """Count the seconds since `since` for a stage; returns now."""
@@ -46,20 +68,37 @@ class _Canvas:
         self.latencies_s[stage] = self.latencies_s.get(stage, 0.0) + now - since
         return now
 
+    def paint(self, rows: slice, probabilities: Tensor, ids: npt.NDArray[np.uint8]) -> None:
+        """Put the probabilities (n, classes, rows, columns) of the slices `rows` on, in reading direction."""
+        classes = probabilities.argmax(dim=1).cpu().numpy()  # (n, rows, columns)
+        nats = entropy(probabilities).cpu().numpy()
+        largest = probabilities.amax(dim=(0, 2, 3)).cpu().numpy()  # (classes,)
+        view = self.placement.orientation.view
+        view(self.mask)[rows] = ids[classes]
+        view(self.entropies)[rows] = as_float16(nats, len(ids))
+        np.maximum(self.largest, largest, out=self.largest)
+
 
 class Predictor:
     """Volumes to predictions.
 
     Args:
         network: a torch module with `segment`; it is moved to the device and put into eval mode.
-        preprocess: of the task.
+        preprocess: of the task; it says whether the network takes slices or patches.
         schema: labels, in the order of the network's classes after background.
         device: where the network runs.
-        batch_size: slices that go through the network at once.
+        batch_size: slices that go through the network at once; of patches as many as have their voxels, at least one.
+        options: how far patches overlap, along which axes the image is also predicted mirrored.
     """
 
     def __init__(
-        self, network: SliceNetwork, preprocess: Preprocess, schema: LabelSchema, device: torch.device, batch_size: int
+        self,
+        network: SegmentingNetwork,
+        preprocess: Preprocess,
+        schema: LabelSchema,
+        device: torch.device,
+        batch_size: int,
+        options: PredictConfig = PredictConfig(),  # noqa: B008 (frozen)
     ) -> None:
         if isinstance(network, torch.nn.Module):
             network.to(device).eval()
@@ -68,54 +107,100 @@ class Predictor:
         self.schema = schema
         self.device = device
         self.batch_size = batch_size
+        self.options = options
+        self._mirrors = _mirrors(options, preprocess)
         self._ids = np.array([BACKGROUND, *schema.ids], dtype=np.uint8)
 
-    def predict(self, volume: Volume, report: Callable[[float], None] | None = None) -> Prediction:
+    def predict(
+        self, volume: Volume, report: Report | None = None, on_probabilities: OnProbabilities | None = None
+    ) -> Prediction:
         """Mask, entropy, scores and embedding of a volume.
 
         Args:
             volume: an image; any size and spacing.
-            report: called with the share of slices done, up to 1.
+            report: called with the share of slices or patches done, up to 1.
+            on_probabilities: called with each slab of probabilities on the volume's grid; every slice comes once.
         """
         started = perf_counter()
         prepared = self.preprocess.apply(volume)
-        mask = np.zeros(volume.geometry.shape, dtype=np.uint8)
-        entropies = np.zeros(volume.geometry.shape, dtype=np.float16)
-        view = prepared.placement.orientation.view
-        canvas = _Canvas(view(mask), view(entropies), np.zeros(len(self._ids), dtype=np.float32))
-        canvas.add_time("preprocess", started)
-        slices = prepared.slices
-        for first in range(0, len(slices), self.batch_size):
-            rows = slice(first, min(first + self.batch_size, len(slices)))
-            self._predict_batch(slices[rows], rows, prepared, canvas)
-            if report is not None:
-                report(rows.stop / len(slices))
-        started = perf_counter()
+        canvas = _Canvas.of(prepared.placement, len(self._ids))
+        started = canvas.add_time("preprocess", started)
+        self._fill(canvas, prepared, report or (lambda _: None), on_probabilities)
+        network_s = canvas.latencies_s["network"]
+        started = canvas.add_time("restore", started + network_s)
         spacing_mm = volume.geometry.spacing_mm
-        scores = label_scores(mask, entropies, spacing_mm, self.schema, canvas.largest[1:].tolist())
+        scores = label_scores(canvas.mask, canvas.entropies, spacing_mm, self.schema, canvas.largest[1:].tolist())
         canvas.add_time("scores", started)
         return Prediction(
-            mask=Mask(mask, volume.geometry, self.schema),
-            entropy=entropies,
+            mask=Mask(canvas.mask, volume.geometry, self.schema),
+            entropy=canvas.entropies,
             scores=scores,
             embedding=np.concatenate(canvas.embeddings).mean(axis=0),
             latencies_s=canvas.latencies_s,
         )
 
-    def _predict_batch(self, images: npt.NDArray[np.float32], rows: slice, prepared: Prepared, canvas: _Canvas) -> None:
-        """Images (B, in, H, W) of the slices `rows` through the network and onto the canvas."""
+    def _fill(
+        self, canvas: _Canvas, prepared: Prepared, report: Report, on_probabilities: OnProbabilities | None
+    ) -> None:
+        placement = prepared.placement
+        restorer = SliceRestorer(self.preprocess, placement)
+        patch = self.preprocess.patch
+        given = prepared, canvas, report
+        for planes in self._of_slices(*given) if patch is None else self._of_patches(*given, patch):
+            for rows, probabilities in restorer.push(planes):
+                canvas.paint(rows, probabilities, self._ids)
+                if on_probabilities is not None:
+                    stored = placement.orientation.stored(probabilities.cpu().numpy())
+                    on_probabilities(placement.stored_slices(rows), stored)
+
+    def _of_slices(self, prepared: Prepared, canvas: _Canvas, report: Report) -> Iterator[Tensor]:
+        """Probabilities (n, classes, H, W), batch by batch."""
+        slices = prepared.slices
+        for first in range(0, len(slices), self.batch_size):
+            last = min(first + self.batch_size, len(slices))
+            yield self._ask(canvas, slices[first:last])
+            report(last / len(slices))
+
+    def _of_patches(self, prepared: Prepared, canvas: _Canvas, report: Report, patch: Size3) -> Iterator[Tensor]:
+        """Probabilities (n, classes, H, W) of the next planes, as soon as no further patch touches them."""
+        windows = Windows.over(prepared.placement.padded, patch, self.options.overlap)
+        at_once = max(1, self.batch_size * SLICE_PIXELS // prod(patch))
+        done = 0
+
+        def classify(patches: FloatPlanes) -> Tensor:
+            nonlocal done
+            probabilities = self._ask(canvas, patches)
+            done += len(patches)
+            report(done / len(windows))
+            return probabilities
+
+        return blend(prepared.planes, windows, at_once, classify)
+
+    def _ask(self, canvas: _Canvas, images: FloatPlanes) -> Tensor:
+        """Probabilities (B, classes, ...) of images (B, in, ...), the mean over the mirrored ones."""
         started = perf_counter()
         with device_lock(self.device), torch.inference_mode():
             batch = torch.from_numpy(images.copy()).to(self.device)  # the windows are read-only
-            logits, embedding = self.network.segment(batch)
-            probabilities = logits.float().softmax(dim=1)  # (B, classes, H, W)
-            canvas.embeddings.append(embedding.float().cpu().numpy())
-            now = canvas.add_time("network", started)
-            probabilities = self.preprocess.restore(probabilities, prepared.placement)
-            classes = probabilities.argmax(dim=1).cpu().numpy()  # (B, rows, columns)
-            nats = entropy(probabilities).cpu().numpy()
-            largest = probabilities.amax(dim=(0, 2, 3)).cpu().numpy()  # (classes,)
-        canvas.mask[rows] = self._ids[classes]
-        canvas.entropies[rows] = as_float16(nats, len(self._ids))
-        np.maximum(canvas.largest, largest, out=canvas.largest)
-        canvas.add_time("restore", now)
+            probabilities, embedding = self._ask_mirrored(batch, self._mirrors[0])
+            for axes in self._mirrors[1:]:
+                further = self._ask_mirrored(batch, axes)
+                probabilities, embedding = probabilities + further[0], embedding + further[1]
+            if len(self._mirrors) > 1:
+                probabilities, embedding = probabilities / len(self._mirrors), embedding / len(self._mirrors)
+            canvas.embeddings.append(embedding.cpu().numpy())
+        canvas.add_time("network", started)
+        return probabilities
+
+    def _ask_mirrored(self, batch: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """Probabilities in the order of the batch, and embeddings, of the batch mirrored along axes."""
+        logits, embedding = self.network.segment(batch.flip(axes) if axes else batch)
+        back = tuple(axis for axis in axes if axis > 1 - logits.ndim)  # neighbour slices have no place in the answer
+        probabilities = logits.float().softmax(dim=1)
+        return probabilities.flip(back) if back else probabilities, embedding.float()
+
+
+def _mirrors(options: PredictConfig, preprocess: Preprocess) -> tuple[tuple[int, ...], ...]:
+    """All combinations of the axes to mirror along, the first one empty."""
+    alone = preprocess.patch is None and preprocess.context_slices == 0  # a slice without neighbours has no order
+    axes = [AXES[name] for name in options.flips if not (alone and name == "slices")]
+    return tuple(chain.from_iterable(combinations(axes, count) for count in range(len(axes) + 1)))

@@ -58,6 +58,11 @@ class Placement:
         slices, rows, columns = self.resampled
         return slice(front, front + slices), slice(top, top + rows), slice(left, left + columns)
 
+    def stored_slices(self, read: slice) -> slice:
+        """Where consecutive slices of the reading direction lie in the volume's own order."""
+        count = self.native[0]
+        return slice(count - read.stop, count - read.start) if self.orientation.flips[0] else read
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prepared:
@@ -203,6 +208,8 @@ def resized(planes: FloatPlanes, size: Size) -> FloatPlanes:
     """Planes (S, R, C) at another size; averaged where they shrink."""
     if planes.shape[1:] == size:
         return planes
+    if planes.shape[2] == size[1] == 1:  # torch 2.15 repeats the first pixel of a single column
+        return resized(planes.swapaxes(1, 2), (1, size[0])).swapaxes(1, 2)
     batch = torch.from_numpy(np.ascontiguousarray(planes))[:, None]
     changed = F.interpolate(batch, size=size, mode="bilinear", align_corners=False, antialias=True)
     return np.asarray(changed[:, 0].numpy())
