@@ -141,6 +141,7 @@ def test_a_single_column_is_resampled_as_a_single_row_is() -> None:
     expected = [0, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75, 3]
     assert resized(column, (8, 1))[0, :, 0].tolist() == expected
     assert resized(column.swapaxes(1, 2), (1, 8))[0, 0].tolist() == expected
+    assert resized(np.repeat(column, 2, axis=2), (8, 1))[0, :, 0].tolist() == expected
 
 
 def test_the_way_back_along_slices_is_linear_and_needs_one_plane_more() -> None:

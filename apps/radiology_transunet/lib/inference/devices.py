@@ -28,6 +28,16 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda", index)
 
 
+def describe_device(name: str) -> dict[str, str | int | float]:
+    """What a setting's device is, for records: its name, the CPU threads of torch, and the card when it is one."""
+    device = choose_device(name)
+    found: dict[str, str | int | float] = {"device": str(device), "threads": torch.get_num_threads()}
+    if device.type == "cuda":
+        card = torch.cuda.get_device_properties(device)
+        found.update(card=card.name, card_memory_gib=round(card.total_memory / 2**30, 1))
+    return found
+
+
 def device_lock(device: torch.device) -> threading.Lock:
     """The one lock of a device in this process; whoever runs a network there holds it for a batch."""
     with _registering:

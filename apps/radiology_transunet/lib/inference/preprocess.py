@@ -208,7 +208,7 @@ def resized(planes: FloatPlanes, size: Size) -> FloatPlanes:
     """Planes (S, R, C) at another size; averaged where they shrink."""
     if planes.shape[1:] == size:
         return planes
-    if planes.shape[2] == size[1] == 1:  # torch 2.15 repeats the first pixel of a single column
+    if size[1] == 1 != size[0]:  # torch 2.15 repeats the first pixel of a column that it makes
         return resized(planes.swapaxes(1, 2), (1, size[0])).swapaxes(1, 2)
     batch = torch.from_numpy(np.ascontiguousarray(planes))[:, None]
     changed = F.interpolate(batch, size=size, mode="bilinear", align_corners=False, antialias=True)
