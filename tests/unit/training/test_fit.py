@@ -1,6 +1,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,12 +10,13 @@ import torch
 from lib.core.errors import TrainingFailed
 from lib.core.labels import LabelSchema
 from lib.core.values import Mask, Volume
-from lib.inference.config import PreprocessConfig
+from lib.inference.config import PredictConfig, PreprocessConfig
 from lib.inference.model import Manifest, build_network, load_predictor, save_model
 from lib.networks.config import NetworkConfig
 from lib.training.config import AugmentConfig, FitConfig
 from lib.training.data import Case
 from lib.training.fit import FitProgress, FitResult, fit
+from lib.training.losses import Loss
 
 MakeCase = Callable[[int], Case]
 NETWORK = NetworkConfig(context_slices=1, dropout=0.1)
@@ -115,14 +117,15 @@ def test_a_loss_that_is_not_a_number_ends_the_run_with_the_step_and_keeps_the_la
 ) -> None:
     from lib.training import run as run_module
 
-    honest, calls = run_module.dice_cross_entropy, []
+    honest, calls = run_module.segmentation_loss, []
 
-    def poisoned(*args: torch.Tensor) -> torch.Tensor:
+    def poisoned(*args: Any) -> Loss:
         calls.append(1)
-        return honest(*args) * (float("nan") if len(calls) == 7 else 1.0)  # type: ignore[arg-type]
+        loss = honest(*args)
+        return replace(loss, value=loss.value * (float("nan") if len(calls) == 7 else 1.0))
 
-    monkeypatch.setattr(run_module, "dice_cross_entropy", poisoned)
-    with pytest.raises(TrainingFailed, match="the loss at step 7 must be a number, got nan"):
+    monkeypatch.setattr(run_module, "segmentation_loss", poisoned)
+    with pytest.raises(TrainingFailed, match=r"the loss at step 7 must be a number, got nan .* on the cases c1; "):
         run([make_case(1)], SHORT, tmp_path)
     saved = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     assert saved["step"] == 4
@@ -174,7 +177,7 @@ def test_given_weights_are_where_a_run_starts(make_case: MakeCase, schema: Label
 
 def test_the_result_is_what_the_saved_model_predicts(make_case: MakeCase, schema: LabelSchema, tmp_path: Path) -> None:
     class Parts:
-        name, preprocess, network = "boxes", PREPROCESS, NETWORK
+        name, preprocess, network, predict = "boxes", PREPROCESS, NETWORK, PredictConfig()
 
         def __init__(self, schema: LabelSchema) -> None:
             self.schema = schema

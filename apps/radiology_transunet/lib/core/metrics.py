@@ -1,4 +1,4 @@
-"""Overlap and surface distance of two masks: Dice, HD95, NSD.
+"""Overlap and surface distance of two masks: Dice, HD95, NSD; and how far probabilities can be believed.
 
 Conventions: a label that is empty in both masks has no value (None) and leaves every mean. A label
 that is empty in one of them has Dice 0, NSD 0 and an infinite HD95.
@@ -14,7 +14,9 @@ from scipy import ndimage
 from lib.core.values import Mask
 
 BoolArray = npt.NDArray[np.bool_]
+FloatArray = npt.NDArray[np.float64]
 DEFAULT_TOLERANCE_MM = 1.0
+CALIBRATION_BINS = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,33 @@ def mean_dice(by_label: Mapping[str, float | None]) -> float | None:
     """Mean over the labels that have a value, or None when none has."""
     values = [value for value in by_label.values() if value is not None]
     return float(np.mean(values)) if values else None
+
+
+def calibration_histogram(confidence: npt.NDArray[np.float32], hits: BoolArray) -> FloatArray:
+    """Voxels by confidence, as (bins, 3): their number, the sum of their confidence, how many are right.
+
+    Histograms add up: one of a volume is the sum of those of its parts.
+
+    Args:
+        confidence: probability of the predicted class, any shape, in [0, 1]; bin m holds (m / 15, (m + 1) / 15].
+        hits: whether the predicted class is the true one, of the same shape.
+    """
+    values = confidence.reshape(-1).astype(np.float64)
+    bins = np.clip(np.ceil(values * CALIBRATION_BINS).astype(np.intp) - 1, 0, CALIBRATION_BINS - 1)
+    columns = (None, values, hits.reshape(-1).astype(np.float64))
+    return np.stack([np.bincount(bins, column, CALIBRATION_BINS) for column in columns], axis=1).astype(np.float64)
+
+
+def expected_calibration_error(histogram: FloatArray) -> float | None:
+    """Mean over all voxels of |accuracy - confidence| of their bin, in [0, 1]; None without voxels.
+
+    Guo et al., "On calibration of modern neural networks", ICML 2017 (arXiv:1706.04599), eq. 5.
+
+    Args:
+        histogram: as `calibration_histogram` returns it.
+    """
+    count, confidence, hits = histogram.T
+    return float(np.abs(hits - confidence).sum() / count.sum()) if count.sum() else None
 
 
 def _cropped(first: BoolArray, second: BoolArray) -> tuple[BoolArray, BoolArray]:

@@ -27,8 +27,11 @@ class Checkpoint:
         network: state dict.
         average: state dict of the averaged weights.
         optimizer: state dict.
+        scaler: state dict of the loss scaling of fp16; empty without.
         losses: of each step.
         curve: (step, mean Dice) of each validation.
+        running: running Dice of each label, None before a batch showed it.
+        best: mean Dice and state dict of the best averaged weights so far, where a run keeps them.
     """
 
     key: str
@@ -37,8 +40,11 @@ class Checkpoint:
     network: dict[str, Any]
     average: dict[str, Any]
     optimizer: dict[str, Any]
+    scaler: dict[str, Any]
     losses: list[float]
     curve: list[tuple[int, float]]
+    running: tuple[float | None, ...]
+    best: tuple[float, dict[str, Any]] | None
 
     def save(self, folder: Path) -> None:
         """Put it into the folder in place of the last one."""

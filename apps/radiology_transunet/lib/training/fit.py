@@ -7,7 +7,7 @@ budget of steps).
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
 
@@ -17,16 +17,18 @@ from torch import Tensor
 
 from lib.core import metrics
 from lib.core.errors import TrainingFailed
-from lib.inference.config import PreprocessConfig
+from lib.inference.config import PredictConfig, PreprocessConfig
 from lib.inference.devices import choose_device
 from lib.inference.model import StateDict, build_preprocess
 from lib.inference.predictor import Predictor
 from lib.networks.config import NetworkConfig
 from lib.training import augment
+from lib.training.augment_mix import before
 from lib.training.checkpoint import CHECKPOINT, Checkpoint
 from lib.training.config import FitConfig
-from lib.training.data import Case, TrainingSet, prepare, schema_of
-from lib.training.run import Run
+from lib.training.data import Batch, Case, TrainingSet, prepare, schema_of
+from lib.training.measure import CaseMetrics, mean_dice_by_label, measure, validate
+from lib.training.run import Run, memory_explained, memory_format
 from lib.training.schedule import Budget, rate_factor
 
 REPORT_EVERY_S = 0.5
@@ -62,12 +64,13 @@ class FitResult:
     """What a run ends with.
 
     Attributes:
-        state_dict: averaged weights, on the CPU.
+        state_dict: averaged weights, the last or the best ones as the config says, on the CPU.
         dice: by label name, the mean over the validation cases that have a value, or None.
         losses: of each step.
         curve: (step, mean Dice) of each validation.
         steps: steps done.
         seconds: of the whole run, with its earlier parts when it was resumed.
+        cases: all metrics of each validation case.
     """
 
     state_dict: dict[str, Tensor]
@@ -76,6 +79,7 @@ class FitResult:
     curve: tuple[tuple[int, float], ...]
     steps: int
     seconds: float
+    cases: tuple[CaseMetrics, ...] = ()
 
     @property
     def mean_dice(self) -> float | None:
@@ -96,6 +100,7 @@ def fit(
     device: str = "auto",
     report: Report = lambda _: None,
     start: StateDict | None = None,
+    predict: PredictConfig = PredictConfig(),  # noqa: B008 (frozen)
 ) -> FitResult:
     """Train a network.
 
@@ -109,76 +114,81 @@ def fit(
         device: "auto", "cpu", "cuda" or "cuda:N".
         report: called about twice a second; an exception that it raises ends the run, whose last checkpoint stays.
         start: weights to start from, of the same network and labels; None = drawn from the seed.
+        predict: how the network is asked when it is measured.
 
     Raises:
-        TrainingFailed: no cases, no labelled voxel, a loss that is not a number (the last checkpoint stays).
+        InvalidSettings: a precision that the device does not have.
+        TrainingFailed: no cases, no labelled voxel, no memory, a loss that is not a number (the last checkpoint stays).
     """
     started = monotonic()
     schema, where = schema_of(cases), choose_device(device)
     preprocess = build_preprocess(preprocess_config, network_config)
     data = prepare(cases, preprocess, config.crop, lambda share: report(FitProgress("prepare", share)))
-    key = _key(network_config, preprocess_config, config, data, start)
+    key = _key(network_config, preprocess_config, config, predict, data, start)
     folder.mkdir(parents=True, exist_ok=True)
-    with torch.random.fork_rng(devices=[]):
-        run = Run.start(network_config, schema, config, where, start)
-        seconds = _seconds_left(config, monotonic() - started)
-        started = monotonic()
-        if (last := Checkpoint.load(folder, key)) is not None:
-            run.resume(last)
-            started -= last.seconds
-        budget = Budget(config.steps, seconds, lambda: monotonic() - started)
-        predictor = Predictor(run.average, preprocess, schema, where, VALIDATION_BATCH)
-        reported = 0.0
+    with torch.random.fork_rng(devices=[]), memory_explained(config, data.window):
+        run = Run.start(network_config, schema, config, where, data.counts(), start)
+        budget = _budget(config, run, Checkpoint.load(folder, key), monotonic() - started)
+        predictor = Predictor(run.average, preprocess, schema, where, VALIDATION_BATCH, predict)
+        reported, kept = 0.0, False
         while (progress := budget.progress(run.step)) < 1:
-            images, classes = draw_batch(data, config, run.step)
             rate = config.learning_rate * rate_factor(progress, config.warmup, config.schedule)
-            run.learn(images.to(where), classes.to(where), rate)
-            if config.validate_every and run.step % config.validate_every == 0:
-                run.curve.append((run.step, metrics.mean_dice(validate(predictor, validation)) or 0.0))
-            if run.step % config.checkpoint_every == 0:
+            run.learn(draw_batch(data, config, run.step, where), rate)
+            if validation and config.validate_every and run.step % config.validate_every == 0:
+                kept = run.validated(metrics.mean_dice(validate(predictor, validation)) or 0.0)
+            if kept or run.step % config.checkpoint_every == 0:
                 run.checkpoint(key, budget.clock()).save(folder)
+                kept = False
             if monotonic() - reported >= REPORT_EVERY_S:
                 reported = monotonic()
                 report(_progress(run, budget))
-    dice = validate(predictor, validation, lambda share: report(FitProgress("validate", share, run.step, run.step)))
+        _choose(run, predictor, validation)
+        found = measure(predictor, validation, lambda share: report(FitProgress("validate", share, run.step, run.step)))
     (folder / CHECKPOINT).unlink(missing_ok=True)
     state = {name: value.cpu().contiguous() for name, value in run.average.state_dict().items()}
-    return FitResult(state, dice, tuple(run.losses), tuple(run.curve), run.step, budget.clock())
+    dice = mean_dice_by_label(found, schema.names)
+    return FitResult(state, dice, tuple(run.losses), tuple(run.curve), run.step, budget.clock(), found)
 
 
-def draw_batch(data: TrainingSet, config: FitConfig, step: int) -> tuple[Tensor, Tensor]:
-    """Images (B, in, H, W) and classes (B, H, W) of a step; also seeds torch, for the step's dropout."""
+def draw_batch(data: TrainingSet, config: FitConfig, step: int, device: torch.device) -> Batch:
+    """The pictures of a step, with those of all its accumulated batches."""
     rng = np.random.default_rng((config.seed, step))
-    torch.manual_seed(int(rng.integers(2**63)))
-    images, classes = data.batch(data.draw(rng, config.batch_size, config.foreground))
-    images, classes = augment.apply(images, classes, augment.draw(rng, config.augment, config.batch_size))
-    return images.contiguous(memory_format=torch.channels_last), classes
+    count, seed = config.batch_size * config.accumulate, int(rng.integers(2**62))
+    picks = data.sampler.draw(rng, count, config.foreground, config.rare_oversampling)
+    batch = data.batch(picks, device)
+    drawn = augment.draw(rng, config.augment, count, data.dimensions)
+    images, classes = augment.apply(batch.images, batch.classes, drawn)
+    covered = batch.covered
+    if drawn.mixing is not None and not drawn.mixing.blends:
+        covered = covered & before(covered)  # a picture with a box of another one says what both say
+    images = images.contiguous(memory_format=memory_format(images.ndim))
+    return replace(batch, images=images, classes=classes, covered=covered, mixing=drawn.mixing, seed=seed)
 
 
-def validate(
-    predictor: Predictor, cases: Sequence[Case], report: Callable[[float], None] = lambda _: None
-) -> dict[str, float | None]:
-    """Dice of each label on the cases' own grids: the mean over the cases that have a value, or None.
+def _choose(run: Run, predictor: Predictor, validation: Sequence[Case]) -> None:
+    """Put the best weights in place of the last ones where the config keeps them; the last ones are measured first."""
+    if run.config.keep == "last" or not validation:
+        return
+    if not run.curve or run.curve[-1][0] != run.step:
+        run.validated(metrics.mean_dice(validate(predictor, validation)) or 0.0)
+    if run.best is not None:
+        run.average.load_state_dict(run.best[1])
+
+
+def _budget(config: FitConfig, run: Run, last: Checkpoint | None, prepared_s: float) -> Budget:
+    """Put the run where the checkpoint left it; what there is for the rest of it.
 
     Args:
-        predictor: the model.
-        cases: images with masks.
-        report: called with the share of cases done.
+        config: of the run.
+        run: at step 0.
+        last: checkpoint of the same run, or None.
+        prepared_s: spent before the first step.
     """
-    found: dict[str, list[float]] = {name: [] for name in predictor.schema.names}
-    for number in range(len(cases)):  # a loop over the cases would hold the last one while the next is read
-        for name, value in _dice(predictor, cases[number]).items():
-            if value is not None:
-                found[name].append(value)
-        report((number + 1) / len(cases))
-    return {name: float(np.mean(values)) if values else None for name, values in found.items()}
-
-
-def _dice(predictor: Predictor, case: Case) -> dict[str, float | None]:
-    """Dice of each label on one case, None where neither the mask nor the prediction has it."""
-    predicted = predictor.predict(case.volume).mask.array
-    schema = predictor.schema
-    return {label.name: metrics.dice(case.mask.array == label.id, predicted == label.id) for label in schema}
+    seconds, started = _seconds_left(config, prepared_s), monotonic()
+    if last is not None:
+        run.resume(last)
+        started -= last.seconds
+    return Budget(config.steps, seconds, lambda: monotonic() - started)
 
 
 def _seconds_left(config: FitConfig, prepared_s: float) -> float | None:
@@ -211,10 +221,15 @@ def _progress(run: Run, budget: Budget) -> FitProgress:
 
 
 def _key(
-    network: NetworkConfig, preprocess: PreprocessConfig, config: FitConfig, data: TrainingSet, start: StateDict | None
+    network: NetworkConfig,
+    preprocess: PreprocessConfig,
+    config: FitConfig,
+    predict: PredictConfig,
+    data: TrainingSet,
+    start: StateDict | None,
 ) -> str:
     """A checksum of everything that a run follows from."""
-    digest = hashlib.sha256(repr((network, network.architecture, preprocess, config, data.fingerprint())).encode())
+    digest = hashlib.sha256(repr((network, network.numbers, preprocess, config, predict, data.fingerprint())).encode())
     for name, value in (start or {}).items():
         digest.update(name.encode())
         digest.update(value.detach().cpu().numpy().tobytes())

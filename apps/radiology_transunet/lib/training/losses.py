@@ -1,40 +1,202 @@
-"""What training minimises."""
+"""What training minimises, for slices (B, C, H, W) and patches (B, C, S, H, W) alike.
+
+Class numbers are 0 for background and then the labels; `IGNORE` marks voxels of which an annotation says nothing: they
+have no part in any sum, so their gradient is exactly zero. Letters in shape comments: B pictures, C classes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-SMOOTH_PIXELS = 1.0
+from lib.training.config import FitConfig
+
+IGNORE = 255
+SMOOTH_VOXELS = 1.0
+LEAST_DOUBT = 1e-6
+"""Lower end of 1 - p in the focal loss: its power has an infinite slope at 0 for exponents below 1."""
 
 
-def dice_cross_entropy(logits: Tensor, classes: Tensor, dice_weight: float) -> Tensor:
-    """Weighted sum of soft Dice loss and mean cross-entropy.
+@dataclass(frozen=True, slots=True, eq=False)
+class Target:
+    """What the annotations of a batch say.
+
+    Attributes:
+        classes: (B, *space) int64, `IGNORE` where nothing is said.
+        covered: (B, C) bool, of which classes each annotation speaks; background always. None = of all.
+    """
+
+    classes: Tensor
+    covered: Tensor | None = None
+
+    def at_size(self, size: Sequence[int]) -> "Target":
+        """The same for outputs of another size."""
+        return Target(nearest_classes(self.classes, size), self.covered)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Overlap:
+    """Sums over a whole batch for each label, background left out; each (C - 1,).
+
+    Attributes:
+        both: sum p t of probabilities p and truth t.
+        predicted: sum p.
+        true: sum t.
+    """
+
+    both: Tensor
+    predicted: Tensor
+    true: Tensor
+
+    @property
+    def shown(self) -> Tensor:
+        """Which labels the batch shows, bool."""
+        return self.true > 0
+
+    def score(self, alpha: float = 0.5) -> Tensor:
+        """Soft Tversky index TP / (TP + alpha FP + (1 - alpha) FN), smoothed; 0.5 makes it the soft Dice.
+
+        Salehi et al., arXiv:1706.05721, eq. 2, with both weights adding up to 1.
+        """
+        total = 2 * alpha * self.predicted + 2 * (1 - alpha) * self.true
+        return (2 * self.both + SMOOTH_VOXELS) / (total + SMOOTH_VOXELS)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Loss:
+    """What a batch costs.
+
+    Attributes:
+        value: scalar, to be minimised.
+        overlap: of the output at full size, without gradient.
+    """
+
+    value: Tensor
+    overlap: Overlap
+
+
+def segmentation_loss(
+    outputs: Sequence[Tensor], target: Target, config: FitConfig, weights: Tensor | None = None
+) -> Loss:
+    """Overlap loss and cross-entropy of all outputs of a network.
 
     Args:
-        logits: (B, C, H, W).
-        classes: (B, H, W) int64.
-        dice_weight: of the Dice loss, from 0 to 1; cross-entropy has the rest.
+        outputs: logits (B, C, *space); the first at full size, each further one counts half of the one before it (deep
+            supervision, Lee et al., arXiv:1409.5185, with the weights of nnU-Net, Isensee et al., 2021).
+        target: at full size.
+        config: which losses, and their weights.
+        weights: (C,) of each class, background first; None = all alike.
     """
-    log_probabilities = F.log_softmax(logits, dim=1)
-    cross_entropy = F.nll_loss(log_probabilities, classes)
-    soft = soft_dice_loss(log_probabilities.exp(), classes)
-    return dice_weight * soft + (1 - dice_weight) * cross_entropy
+    parts = [_loss(logits, target.at_size(logits.shape[2:]), config, weights) for logits in outputs]
+    shares = supervision_shares(len(outputs))
+    value = torch.stack([share * part.value for share, part in zip(shares, parts, strict=True)]).sum()
+    return Loss(value, parts[0].overlap)
 
 
-def soft_dice_loss(probabilities: Tensor, classes: Tensor) -> Tensor:
-    """1 - mean over the labels in the batch of 2 sum(p t) / (sum p + sum t), sums over the whole batch.
+def supervision_shares(count: int) -> tuple[float, ...]:
+    """1, 1/2, 1/4 and so on, divided by their sum."""
+    shares = [0.5**level for level in range(count)]
+    return tuple(share / sum(shares) for share in shares)
 
-    Milletari et al., arXiv:1606.04797, with plain sums below the line. A label that no slice of the batch shows has no
-    overlap to raise and is left to cross-entropy; a batch without labels has loss 0.
+
+def _loss(logits: Tensor, target: Target, config: FitConfig, weights: Tensor | None) -> Loss:
+    logarithms = log_probabilities(logits, target.covered)
+    classes = covered_classes(target)
+    gamma = config.focal_gamma if config.loss == "dice_focal" else 0.0
+    alpha = config.tversky_alpha if config.loss == "tversky_ce" else 0.5
+    overlap = overlap_of(logarithms.exp(), classes)
+    soft = overlap_loss(overlap, alpha, None if weights is None else weights[1:])
+    entropy = cross_entropy(logarithms, classes, gamma, weights)
+    sums = Overlap(overlap.both.detach(), overlap.predicted.detach(), overlap.true)
+    return Loss(config.dice_weight * soft + (1 - config.dice_weight) * entropy, sums)
+
+
+def log_probabilities(logits: Tensor, covered: Tensor | None = None) -> Tensor:
+    """Logarithms of class probabilities (B, C, *space); those of uncovered classes are added to background's.
+
+    The marginal loss of Shi et al., "Marginal loss and exclusion loss for partially supervised multi-organ
+    segmentation", Medical Image Analysis 2021 (arXiv:2007.03868): where an annotation does not speak of a label, what
+    it calls background is background or that label. An uncovered class itself has probability 0 afterwards.
 
     Args:
-        probabilities: (B, C, H, W), background first.
-        classes: (B, H, W) int64.
+        logits: (B, C, *space).
+        covered: (B, C) bool; None = every class of every picture.
     """
-    truth = torch.zeros_like(probabilities).scatter_(1, classes[:, None], 1.0)  # (B, C, H, W)
-    overlap = (probabilities * truth).sum(dim=(0, 2, 3))[1:]
-    pixels = truth.sum(dim=(0, 2, 3))[1:]
-    total = probabilities.sum(dim=(0, 2, 3))[1:] + pixels
-    dice = (2 * overlap + SMOOTH_PIXELS) / (total + SMOOTH_PIXELS)
-    shown = (pixels > 0).float()
-    return ((1 - dice) * shown).sum() / shown.sum().clamp_min(1)
+    logarithms = F.log_softmax(logits.float(), dim=1)
+    if covered is None or bool(covered.all()):
+        return logarithms
+    away = ~covered.reshape(*covered.shape, *[1] * (logits.ndim - 2))  # (B, C, 1, ...)
+    merged = torch.logsumexp(
+        torch.cat([logarithms[:, :1], logarithms[:, 1:].masked_fill(~away[:, 1:], -torch.inf)], dim=1),
+        dim=1,
+        keepdim=True,
+    )  # (B, 1, *space)
+    return torch.cat([merged, logarithms[:, 1:].masked_fill(away[:, 1:], -torch.inf)], dim=1)
+
+
+def covered_classes(target: Target) -> Tensor:
+    """Classes (B, *space) with uncovered ones as background, which holds their probability."""
+    if target.covered is None:
+        return target.classes
+    ignored = target.classes == IGNORE
+    known = target.covered.gather(1, target.classes.masked_fill(ignored, 0).flatten(1))  # (B, voxels)
+    return target.classes.masked_fill(~(known.reshape(target.classes.shape) | ignored), 0)
+
+
+def cross_entropy(logarithms: Tensor, classes: Tensor, gamma: float = 0.0, weights: Tensor | None = None) -> Tensor:
+    """Weighted mean over the voxels of -(1 - p)^gamma ln p, p the probability of the true class; 0 without voxels.
+
+    Lin et al., arXiv:1708.02002, eq. 4; gamma = 0 is plain cross-entropy.
+
+    Args:
+        logarithms: of probabilities, (B, C, *space).
+        classes: (B, *space) int64, `IGNORE` left out.
+        gamma: exponent.
+        weights: (C,) of each class; None = all alike.
+    """
+    nats = F.nll_loss(logarithms, classes, ignore_index=IGNORE, reduction="none")  # (B, *space)
+    if gamma > 0:
+        nats = (1 - torch.exp(-nats)).clamp_min(LEAST_DOUBT) ** gamma * nats
+    if weights is None:
+        return nats.sum() / (classes != IGNORE).sum().clamp_min(1)
+    of_class = F.pad(weights, (0, IGNORE + 1 - len(weights)))  # (256,), 0 for IGNORE
+    shares = of_class[classes]
+    return (nats * shares).sum() / shares.sum().clamp_min(torch.finfo(shares.dtype).tiny)
+
+
+def overlap_of(probabilities: Tensor, classes: Tensor) -> Overlap:
+    """Sums of probabilities (B, C, *space) and classes (B, *space) over the batch, without ignored voxels."""
+    valid = classes != IGNORE
+    truth = torch.zeros_like(probabilities).scatter_(1, classes.masked_fill(~valid, 0)[:, None], 1.0)  # (B, C, *space)
+    if not bool(valid.all()):
+        truth, probabilities = truth * valid[:, None], probabilities * valid[:, None]
+    axes = (0, *range(2, probabilities.ndim))
+    both, predicted, true = (part.sum(dim=axes)[1:] for part in (probabilities * truth, probabilities, truth))
+    return Overlap(both, predicted, true)
+
+
+def overlap_loss(overlap: Overlap, alpha: float = 0.5, weights: Tensor | None = None) -> Tensor:
+    """1 - weighted mean of the labels' scores; with alpha 0.5 the soft Dice loss.
+
+    Milletari et al., arXiv:1606.04797, with plain sums below the line, over the whole batch. A label that no picture of
+    the batch shows has no overlap to raise and is left to cross-entropy; a batch without labels has loss 0.
+
+    Args:
+        overlap: of the batch.
+        alpha: weight of false positives; false negatives have the rest of 1.
+        weights: (C - 1,) of each label; None = all alike.
+    """
+    shares = overlap.shown.float() if weights is None else overlap.shown * weights
+    missing = (1 - overlap.score(alpha)) * shares
+    return missing.sum() / torch.where(overlap.shown.any(), shares.sum(), torch.ones_like(shares[0]))
+
+
+def nearest_classes(classes: Tensor, size: Sequence[int]) -> Tensor:
+    """Classes (B, *space) sampled at the centres of coarser voxels, (B, *size)."""
+    for axis, (given, wanted) in enumerate(zip(classes.shape[1:], size, strict=True), start=1):
+        if given != wanted:
+            centres = (torch.arange(wanted, device=classes.device) + 0.5) * (given / wanted)
+            classes = classes.index_select(axis, centres.long().clamp_max(given - 1))
+    return classes

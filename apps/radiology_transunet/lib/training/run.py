@@ -1,5 +1,7 @@
 """The moving parts of a training run: weights, their average, the optimiser, what happened so far."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
 from math import isfinite
@@ -7,14 +9,25 @@ from math import isfinite
 import torch
 from torch import Tensor, nn
 
-from lib.core.errors import TrainingFailed
+from lib.core.errors import InvalidSettings, TrainingFailed
 from lib.core.labels import LabelSchema
 from lib.inference.model import StateDict, build_network
 from lib.networks.config import NetworkConfig
 from lib.networks.network import Network
+from lib.training.augment_mix import before
 from lib.training.checkpoint import Checkpoint
 from lib.training.config import FitConfig
-from lib.training.losses import dice_cross_entropy
+from lib.training.data import Batch
+from lib.training.losses import Loss, Target, segmentation_loss
+from lib.training.weights import RunningDice, label_weights
+
+SGD_MOMENTUM = 0.99
+SMALLEST_SCALE = 1.0
+"""Of the loss in fp16: where gradients overflow even below it, the weights have left the numbers."""
+NO_MEMORY = ("not enough memory", "out of memory", "ALLOC_FAILED")
+"""Words of torch's errors when an allocation failed, on CPUs, CUDA devices, and in cuBLAS or cuDNN."""
+
+Samples = tuple[Sequence[int], int]
 
 
 @dataclass(slots=True)
@@ -25,19 +38,29 @@ class Run:
         config: how to train.
         network: learns.
         average: exponential moving average of the network's weights; this is what a run ends with.
-        optimizer: AdamW.
+        optimizer: of the network.
+        scaler: of the loss, against underflow of gradients in fp16; passes everything through without.
+        half: type of the forward pass, or None for fp32.
+        samples: how many samples show each label, and how many there are.
+        running: running Dice of each label.
         step: steps done.
         losses: of each step.
         curve: (step, mean Dice) of each validation.
+        best: mean Dice and averaged weights of the best validation, where the config keeps them.
     """
 
     config: FitConfig
     network: Network
     average: Network
     optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    half: torch.dtype | None
+    samples: Samples
+    running: RunningDice
     step: int = 0
     losses: list[float] = field(default_factory=list)
     curve: list[tuple[int, float]] = field(default_factory=list)
+    best: tuple[float, dict[str, Tensor]] | None = None
 
     @classmethod
     def start(
@@ -46,19 +69,31 @@ class Run:
         schema: LabelSchema,
         config: FitConfig,
         device: torch.device,
+        samples: Samples,
         weights: StateDict | None = None,
     ) -> "Run":
         """A run at step 0, its weights those given or drawn from the config's seed."""
+        half = half_type(config, device)
         torch.manual_seed(config.seed)
         learner = build_network(network, schema)
         if weights is not None:
             learner.load_state_dict(weights)
-        learner.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        optimizer = torch.optim.AdamW(learner.parameters(), config.learning_rate, weight_decay=config.weight_decay)
-        return cls(config, learner, deepcopy(learner).eval(), optimizer)
+        learner.to(device=device, memory_format=memory_format(4 + network.of_patches))  # type: ignore[call-overload]
+        scaler = torch.amp.GradScaler(device.type, enabled=half is torch.float16)
+        average = deepcopy(learner).eval()
+        return cls(
+            config,
+            learner,
+            average,
+            make_optimizer(config, learner),
+            scaler,
+            half,
+            samples,
+            RunningDice.of(len(schema)),
+        )
 
-    def learn(self, images: Tensor, classes: Tensor, rate: float) -> float:
-        """One step on images (B, in, H, W) and classes (B, H, W) at that learning rate; returns the loss.
+    def learn(self, batch: Batch, rate: float) -> float:
+        """One step on a batch at that learning rate; returns the loss.
 
         Raises:
             TrainingFailed: the loss or its gradient is not a number; the weights are still those before the step.
@@ -67,31 +102,162 @@ class Run:
             group["lr"] = rate
         self.network.train()
         self.optimizer.zero_grad()
-        loss = dice_cross_entropy(self.network(images), classes, self.config.dice_weight)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss = self._backward(batch)
+        self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.config.grad_clip)
-        if not (isfinite(value := loss.item()) and isfinite(norm.item())):
-            raise TrainingFailed(
-                f"the loss at step {self.step + 1} must be a number, got {value} (gradient {norm.item()}); "
-                f"the last checkpoint is kept; try a lower learning rate than {self.config.learning_rate}"
-            )
-        self.optimizer.step()
+        self._require_numbers(value := loss.value.item(), norm.item(), batch)
+        self.scaler.step(self.optimizer)  # not taken where fp16 overflowed
+        self.scaler.update()
         follow(self.average, self.network, min(self.config.ema_decay, (1 + self.step) / (10 + self.step)))
         self.step += 1
         self.losses.append(value)
+        if self.config.adaptive_weights and not _blended(batch):
+            self.running = self.running.after(loss.overlap.score().tolist(), loss.overlap.shown.tolist())
         return value
+
+    def validated(self, dice: float) -> bool:
+        """Note the mean Dice of the averaged weights; whether they are the best so far and are kept."""
+        self.curve.append((self.step, dice))
+        if self.config.keep == "last" or (self.best is not None and dice <= self.best[0]):
+            return False
+        self.best = dice, {name: value.detach().cpu().clone() for name, value in self.average.state_dict().items()}
+        return True
 
     def checkpoint(self, key: str, seconds: float) -> Checkpoint:
         """The state after this step."""
-        states = self.network.state_dict(), self.average.state_dict(), self.optimizer.state_dict()
-        return Checkpoint(key, self.step, seconds, *states, self.losses, self.curve)
+        return Checkpoint(
+            key=key,
+            step=self.step,
+            seconds=seconds,
+            network=self.network.state_dict(),
+            average=self.average.state_dict(),
+            optimizer=self.optimizer.state_dict(),
+            scaler=self.scaler.state_dict(),
+            losses=self.losses,
+            curve=self.curve,
+            running=self.running.values,
+            best=self.best,
+        )
 
     def resume(self, last: Checkpoint) -> None:
         """Go on from a checkpoint."""
         self.network.load_state_dict(last.network)
         self.average.load_state_dict(last.average)
         self.optimizer.load_state_dict(last.optimizer)
+        self.scaler.load_state_dict(last.scaler)
         self.step, self.losses, self.curve = last.step, last.losses, last.curve
+        self.running, self.best = RunningDice(tuple(last.running)), last.best
+
+    def _backward(self, batch: Batch) -> Loss:
+        """The loss of a batch, its gradient being left at the weights.
+
+        Where gradients are accumulated, the batch goes through the network in parts, but its loss is that of the whole:
+        a soft Dice over the batch is no mean of its parts' ones. So the parts are passed once for the logits, whose
+        gradient is taken, and once more to send it back (Gao et al., arXiv:2101.06983); one pass more than needed, and
+        the same step as with one large batch.
+        """
+        parts = torch.split(batch.images, self.config.batch_size)
+        if len(parts) == 1:
+            loss = self._loss(self._forward(batch.images, batch.seed), batch)
+            self.scaler.scale(loss.value).backward()  # type: ignore[no-untyped-call]
+            return loss
+        seeds = range(batch.seed, batch.seed + len(parts))
+        with torch.no_grad():
+            passed = [self._forward(part, seed) for part, seed in zip(parts, seeds, strict=True)]
+        outputs = [torch.cat(level).requires_grad_() for level in zip(*passed, strict=True)]
+        loss = self._loss(outputs, batch)
+        gradients = torch.autograd.grad(self.scaler.scale(loss.value), outputs)
+        shares = zip(*(torch.split(level, self.config.batch_size) for level in gradients), strict=True)
+        for part, seed, share in zip(parts, seeds, shares, strict=True):
+            torch.autograd.backward(self._forward(part, seed), share)
+        return loss
+
+    def _forward(self, images: Tensor, seed: int) -> tuple[Tensor, ...]:
+        torch.manual_seed(seed)
+        with torch.autocast(images.device.type, self.half or torch.bfloat16, enabled=self.half is not None):
+            return self.network.supervised(images)
+
+    def _loss(self, outputs: Sequence[Tensor], batch: Batch) -> Loss:
+        weights = self._class_weights(batch.classes.device)
+        covered = None if bool(batch.covered.all()) else batch.covered.to(batch.classes.device)
+        own = segmentation_loss(outputs, Target(batch.classes, covered), self.config, weights)
+        if batch.mixing is None or not batch.mixing.blends:
+            return own
+        theirs = Target(before(batch.classes), None if covered is None else before(covered))
+        other = segmentation_loss(outputs, theirs, self.config, weights)
+        share = batch.mixing.weight
+        return Loss(share * own.value + (1 - share) * other.value, own.overlap)
+
+    def _class_weights(self, device: torch.device) -> Tensor | None:
+        """(C,) of each class, background with 1."""
+        if not self.config.adaptive_weights:
+            return None
+        return torch.tensor([1.0, *label_weights(*self.samples, self.running)], dtype=torch.float32, device=device)
+
+    def _require_numbers(self, loss: float, norm: float, batch: Batch) -> None:
+        overflows = self.scaler.is_enabled() and self.scaler.get_scale() > SMALLEST_SCALE
+        if isfinite(loss) and (isfinite(norm) or overflows):
+            return
+        raise TrainingFailed(
+            f"the loss at step {self.step + 1} must be a number, got {loss} (gradient {norm}) on the cases "
+            f"{', '.join(sorted(set(batch.names)))}; the last checkpoint is kept; look at these cases, or try a lower "
+            f"learning rate than {self.config.learning_rate}"
+        )
+
+
+def half_type(config: FitConfig, device: torch.device) -> torch.dtype | None:
+    """The 16-bit type of a precision on a device, None for fp32.
+
+    Raises:
+        InvalidSettings: fp16 without CUDA.
+    """
+    if config.precision == "auto":
+        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else None
+    if config.precision == "fp16" and device.type != "cuda":
+        raise InvalidSettings(f"training.precision fp16 needs a CUDA device, got {device}; bf16 and fp32 run here")
+    return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[config.precision]
+
+
+def make_optimizer(config: FitConfig, network: nn.Module) -> torch.optim.Optimizer:
+    """AdamW, or SGD with Nesterov momentum of 0.99 as nnU-Net uses it."""
+    if config.optimiser == "sgd":
+        return torch.optim.SGD(
+            network.parameters(),
+            config.learning_rate,
+            momentum=SGD_MOMENTUM,
+            nesterov=True,
+            weight_decay=config.weight_decay,
+        )
+    return torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=config.weight_decay)
+
+
+def memory_format(axes: int) -> torch.memory_format:
+    """Channels last, in which convolutions run fastest, for images of 4 or 5 axes."""
+    return torch.channels_last_3d if axes == 5 else torch.channels_last
+
+
+@contextmanager
+def memory_explained(config: FitConfig, window: Sequence[int]) -> Iterator[None]:
+    """Turn a failed allocation inside into a message that says what to lower.
+
+    Args:
+        config: of the run.
+        window: (slices, rows, columns) of a picture.
+
+    Raises:
+        TrainingFailed: in place of what torch or numpy raised.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not isinstance(error, MemoryError) and not any(words in str(error) for words in NO_MEMORY):
+            raise
+        said = (str(error).splitlines() or ["MemoryError"])[0]
+        raise TrainingFailed(
+            f"no memory for pictures of {' x '.join(map(str, window))} voxels, {config.batch_size} at a time ({said}); "
+            f"lower training.batch_size and raise training.accumulate instead, or lower network.patch (of a network of "
+            f"patches) or training.crop (of one of slices)"
+        ) from error
 
 
 @torch.no_grad()
@@ -102,3 +268,7 @@ def follow(average: nn.Module, network: nn.Module, decay: float) -> None:
             mine.lerp_(theirs, 1 - decay)
         else:
             mine.copy_(theirs)
+
+
+def _blended(batch: Batch) -> bool:
+    return batch.mixing is not None and batch.mixing.blends

@@ -258,7 +258,7 @@ def _decide(
 
 def _measured_champion(services: Services, task: Task, cases: LazyCases, tell: Report) -> Champion | None:
     """The champion with its mean Dice on the cases, or why it cannot serve; None when there is none."""
-    from lib.training.fit import validate
+    from lib.training.measure import validate
 
     version = None
     try:

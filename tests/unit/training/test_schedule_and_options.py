@@ -1,43 +1,10 @@
-from math import log
-
 import pytest
 import torch
 
 from lib.core.errors import InvalidSettings
 from lib.training.config import AugmentConfig, FitConfig
-from lib.training.losses import dice_cross_entropy, soft_dice_loss
 from lib.training.run import follow
 from lib.training.schedule import Budget, rate_factor
-
-
-def test_soft_dice_equals_the_hand_computed_value() -> None:
-    probabilities = torch.tensor([[[0.2, 0.9]], [[0.8, 0.1]]]).reshape(1, 2, 1, 2)
-    classes = torch.tensor([[[1, 0]]])  # overlap 0.8, sums 0.9 and 1
-    expected = 1 - (2 * 0.8 + 1) / (0.9 + 1 + 1)
-    assert float(soft_dice_loss(probabilities, classes)) == pytest.approx(expected)
-
-
-def test_a_label_that_the_batch_does_not_show_leaves_the_dice_loss() -> None:
-    probabilities = torch.full((1, 3, 1, 2), 1 / 3)
-    classes = torch.tensor([[[1, 1]]])
-    overlap, total = 2 / 3, 2 / 3 + 2
-    assert float(soft_dice_loss(probabilities, classes)) == pytest.approx(1 - (2 * overlap + 1) / (total + 1))
-    assert float(soft_dice_loss(probabilities, torch.zeros_like(classes))) == 0.0
-
-
-def test_the_loss_is_the_weighted_sum_of_both_parts() -> None:
-    logits = torch.zeros(1, 2, 1, 2, requires_grad=True)
-    classes = torch.tensor([[[1, 0]]])
-    dice = 1 - (2 * 0.5 + 1) / (1 + 1 + 1)
-    assert dice_cross_entropy(logits, classes, 0.25).item() == pytest.approx(0.25 * dice + 0.75 * log(2))
-    assert dice_cross_entropy(logits, classes, 0.0).item() == pytest.approx(log(2))
-
-
-def test_the_loss_of_a_sure_and_right_answer_is_nearly_zero_and_of_a_wrong_one_large() -> None:
-    classes = torch.randint(0, 3, (2, 8, 8))
-    right = 50 * torch.nn.functional.one_hot(classes, 3).movedim(-1, 1).float()
-    assert dice_cross_entropy(right, classes, 0.5).item() == pytest.approx(0, abs=1e-4)
-    assert dice_cross_entropy(-right, classes, 0.5).item() > 10
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "poly"])

@@ -1,0 +1,95 @@
+"""How much each label weighs in the loss: more where it is rare, and where its Dice lags.
+
+Pure functions on counts and Dice values; a run keeps the `RunningDice` and writes it into its checkpoints.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+LOWEST, HIGHEST = 0.5, 4.0
+"""Bounds of a label's weight; none may silence the others."""
+DECAY = 0.95
+"""Of the running Dice, for each batch that shows the label."""
+LEAST_MISSING = 0.02
+"""Of a label's Dice to 1; below it, lagging means nothing."""
+HALVINGS = 60
+
+Weights = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class RunningDice:
+    """Exponential moving average of each label's soft Dice over the batches that show it; None before the first."""
+
+    values: tuple[float | None, ...]
+
+    @classmethod
+    def of(cls, labels: int) -> "RunningDice":
+        """Before any batch."""
+        return cls((None,) * labels)
+
+    def after(self, dice: Sequence[float], shown: Sequence[bool]) -> "RunningDice":
+        """After a batch with this Dice of each label, and whether the batch shows it."""
+        moved = [
+            old if not there else new if old is None else DECAY * old + (1 - DECAY) * new
+            for old, new, there in zip(self.values, dice, shown, strict=True)
+        ]
+        return RunningDice(tuple(moved))
+
+
+def effective_number(counts: Sequence[int], total: int) -> Weights:
+    """Effective number of samples (1 - beta^n) / (1 - beta) of each label, beta = (total - 1) / total.
+
+    Cui et al., "Class-balanced loss based on effective number of samples", CVPR 2019, eq. 2. A sample is a case (for
+    networks of patches) or a slice (for networks of slices) that shows the label, not a voxel: neighbouring voxels of
+    one organ say nearly the same, so counting them would make every small organ rare.
+
+    Args:
+        counts: samples that show each label.
+        total: samples in all.
+    """
+    beta = (total - 1) / total
+    return np.array([(1 - beta**count) / (1 - beta) for count in counts])
+
+
+def lag(running: RunningDice) -> Weights:
+    """What each label's Dice misses to 1, over what the labels miss on average: above 1 = lags behind the others.
+
+    A label that no batch has shown yet has 1.
+    """
+    missing = [None if dice is None else max(1 - dice, LEAST_MISSING) for dice in running.values]
+    known = [value for value in missing if value is not None]
+    return np.array([1.0 if value is None else value / float(np.mean(known)) for value in missing])
+
+
+def label_weights(counts: Sequence[int], total: int, running: RunningDice) -> Weights:
+    """Weight of each label: 1 / effective number x lag, with mean 1 and each within [0.5, 4].
+
+    A label that never occurs has weight 1 and no part in the mean.
+
+    Args:
+        counts: samples that show each label.
+        total: samples in all.
+        running: Dice so far.
+    """
+    occurs = np.array(counts) > 0
+    weights = np.ones(len(counts))
+    if occurs.any():
+        raw = lag(running)[occurs] / effective_number([n for n in counts if n > 0], total)
+        weights[occurs] = bounded(raw)
+    return weights
+
+
+def bounded(raw: Weights) -> Weights:
+    """Positive weights times one factor, clipped to [0.5, 4], the factor such that their mean is 1."""
+    low, high = LOWEST / raw.max(), HIGHEST / raw.min()  # all at the lower bound, all at the upper one
+    for _ in range(HALVINGS):
+        middle = np.sqrt(low * high)
+        if np.clip(middle * raw, LOWEST, HIGHEST).mean() < 1:
+            low = middle
+        else:
+            high = middle
+    return np.asarray(np.clip(high * raw, LOWEST, HIGHEST))
