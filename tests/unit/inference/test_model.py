@@ -1,5 +1,5 @@
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +10,17 @@ from lib.core.errors import ManifestMismatch, NotFound
 from lib.core.geometry import Geometry
 from lib.core.labels import Code, Label, LabelSchema
 from lib.core.values import Volume
-from lib.inference.config import PreprocessConfig
-from lib.inference.model import Manifest, build_network, file_sha256, load_predictor, read_manifest, save_model
+from lib.inference.config import PredictConfig, PreprocessConfig
+from lib.inference.ensemble import Ensemble
+from lib.inference.model import (
+    Manifest,
+    build_network,
+    file_sha256,
+    load_ensemble,
+    load_predictor,
+    read_manifest,
+    save_model,
+)
 from lib.networks.config import NetworkConfig
 
 
@@ -23,6 +32,7 @@ class Parts:
     schema: LabelSchema
     preprocess: PreprocessConfig
     network: NetworkConfig
+    predict: PredictConfig = field(default_factory=PredictConfig)
 
 
 @pytest.fixture
@@ -90,7 +100,7 @@ def test_a_model_of_another_task_is_refused_with_the_field_and_both_values(task:
             task, preprocess=PreprocessConfig(window_hu=(-100, 240))
         ),
         r"network.context_slices = 0, this one has 1": changed(task, network=NetworkConfig(context_slices=0)),
-        r"network.architecture.decoder_channels": changed(task, network=NetworkConfig(size="base")),
+        r"network.size = 'base', this one has 'tiny'": changed(task, network=NetworkConfig(size="base")),
     }
     for message, other in cases.items():
         with pytest.raises(ManifestMismatch, match=message):
@@ -100,6 +110,62 @@ def test_a_model_of_another_task_is_refused_with_the_field_and_both_values(task:
 def test_colours_and_dropout_may_change_without_a_new_model(task: Parts, folder: Path) -> None:
     repainted = LabelSchema(tuple(replace(label, color=(1, 2, 3)) for label in task.schema))
     load_predictor(folder, changed(task, schema=repainted, network=NetworkConfig(dropout=0.3)), "cpu", batch_size=1)
+
+
+def test_a_manifest_from_before_there_were_kinds_still_fits_the_same_network(task: Parts, folder: Path) -> None:
+    values = json.loads((folder / "manifest.json").read_text())
+    network = values["network"]
+    for name in ("kind", "patch", "strides", "channels", "parts"):
+        del network[name]
+    for name in ("patch", "pool_padding"):
+        del network["architecture"][name]
+    (folder / "manifest.json").write_text(json.dumps(values))
+    load_predictor(folder, task, "cpu", batch_size=1)
+    segresnet = changed(task, network=NetworkConfig(kind="segresnet"))
+    with pytest.raises(ManifestMismatch, match=r"network.kind = 'segresnet', this one has 'transunet'"):
+        load_predictor(folder, segresnet, "cpu", batch_size=1)
+
+
+PLANNED = NetworkConfig(kind="transunet3d", patch=(16, 32, 32), dropout=0.1)
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (replace(PLANNED, patch=(16, 48, 48)), r"network.patch = \[16, 48, 48\], this one has \[16, 32, 32\]"),
+        (replace(PLANNED, strides=((1, 2, 2), (2, 2, 2))), r"network.strides = \[\[1, 2, 2\], \[2, 2, 2\]\]"),
+        (replace(PLANNED, channels=(8, 16, 32)), r"network.channels = \[8, 16, 32\], this one has \[\]"),
+        (replace(PLANNED, parts="encoder"), "network.parts = 'encoder', this one has 'both'"),
+        (replace(PLANNED, deep_supervision=False), "network.deep_supervision = False"),
+        (replace(PLANNED, size="small"), "network.size = 'small', this one has 'tiny'"),
+        (replace(PLANNED, kind="dynunet"), "network.kind = 'dynunet', this one has 'transunet3d'"),
+    ],
+)
+def test_a_manifest_holds_what_decides_about_weights_of_every_kind(
+    task: Parts, other: NetworkConfig, message: str
+) -> None:
+    manifest = Manifest.from_dict(Manifest.describe(changed(task, network=PLANNED), seed=0).to_dict())
+    manifest.require_fits(changed(task, network=replace(PLANNED, dropout=0.0, context_slices=2)))
+    with pytest.raises(ManifestMismatch, match=message):
+        manifest.require_fits(changed(task, network=other))
+
+
+def test_models_of_several_folders_answer_with_the_mean_of_their_probabilities(task: Parts, tmp_path: Path) -> None:
+    networks = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        networks.append(build_network(task.network, task.schema).eval())
+        save_model(tmp_path / str(seed), Manifest.describe(task, seed=seed), networks[-1].state_dict())
+    folders = [tmp_path / "1", tmp_path / "2"]
+    predictor = load_ensemble(folders, changed(task, predict=PredictConfig(flips=("rows",))), "cpu", batch_size=4)
+    assert predictor.options.flips == ("rows",)
+    assert isinstance(predictor.network, Ensemble)
+    images = torch.randn(2, 3, 16, 16)
+    with torch.inference_mode():
+        expected = sum(network(images).softmax(dim=1) for network in networks) / 2
+        torch.testing.assert_close(predictor.network(images).softmax(dim=1), expected)
+    with pytest.raises(NotFound, match=r"manifest\.json"):
+        load_ensemble([*folders, tmp_path / "3"], task, "cpu", batch_size=4)
 
 
 def test_weights_that_were_changed_or_cut_are_refused(task: Parts, folder: Path) -> None:

@@ -9,10 +9,11 @@ import hashlib
 import json
 import os
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import torch
@@ -20,8 +21,9 @@ from torch import Tensor
 
 from lib.core.errors import ManifestMismatch, NotFound
 from lib.core.labels import LabelSchema
-from lib.inference.config import PreprocessConfig
+from lib.inference.config import PredictConfig, PreprocessConfig
 from lib.inference.devices import choose_device
+from lib.inference.ensemble import Ensemble
 from lib.inference.predictor import Predictor
 from lib.inference.preprocess import Preprocess
 from lib.networks.build import build
@@ -31,8 +33,11 @@ from lib.networks.network import Network
 FORMAT = 1
 MANIFEST = "manifest.json"
 PACKAGES = ("radiology-transunet", "torch", "numpy", "scipy", "einops")
-TRAINING_ONLY = ("dropout",)
-"""Network options that do not touch the weights' meaning; a model still fits when they differ."""
+BEFORE_KINDS: Mapping[str, Any] = MappingProxyType(
+    {"kind": "transunet", "patch": None, "strides": [], "channels": [], "parts": "both"}
+)
+BEFORE_PURE_VIT: Mapping[str, Any] = MappingProxyType({"patch": 1, "pool_padding": 1})
+"""What manifests that do not say it mean: of the network block and of its architecture."""
 
 StateDict = Mapping[str, Tensor]
 Values = dict[str, Any]
@@ -59,6 +64,11 @@ class TaskParts(Protocol):
     @property
     def network(self) -> NetworkConfig:
         """Which network."""
+        ...
+
+    @property
+    def predict(self) -> PredictConfig:
+        """How it is asked."""
         ...
 
 
@@ -125,6 +135,7 @@ class Manifest:
         try:
             rest["labels"] = tuple((str(name), int(number)) for name, number in rest["labels"])
             rest["annotations"] = tuple(rest["annotations"])
+            rest["network"] = _completed(rest["network"])
             return cls(**rest)
         except (KeyError, TypeError, ValueError) as error:
             raise ManifestMismatch(f"the manifest's fields are not those of format {FORMAT}: {error}") from error
@@ -198,16 +209,31 @@ def load_predictor(folder: Path, task: TaskParts, device: str, batch_size: int) 
         NotFound: no model there.
         ManifestMismatch: the model does not fit the task, or its weights do not fit its manifest.
     """
+    return load_ensemble([folder], task, device, batch_size)
+
+
+def load_ensemble(folders: Sequence[Path], task: TaskParts, device: str, batch_size: int) -> Predictor:
+    """The models of one folder or more, ready to predict with the mean of their probabilities.
+
+    Raises:
+        InvalidSettings: no folder.
+        NotFound: no model in one of them.
+        ManifestMismatch: a model that does not fit the task, or weights that do not fit their manifest.
+    """
+    networks = [_load_network(folder, task) for folder in folders]
+    network = networks[0] if len(networks) == 1 else Ensemble(networks)
+    preprocess = build_preprocess(task.preprocess, task.network)
+    return Predictor(network, preprocess, task.schema, choose_device(device), batch_size, task.predict)
+
+
+def _load_network(folder: Path, task: TaskParts) -> Network:
     read_manifest(folder).require_fits(task)
     network = build_network(task.network, task.schema)
     try:
         network.load_state_dict(read_state(folder), strict=True)
     except RuntimeError as error:
-        raise ManifestMismatch(
-            f"the weights in {folder} do not fit the network of task {task.name}: {error}"
-        ) from error
-    preprocess = build_preprocess(task.preprocess, task.network)
-    return Predictor(network, preprocess, task.schema, choose_device(device), batch_size)
+        raise ManifestMismatch(f"the weights in {folder} do not fit the network of {task.name}: {error}") from error
+    return network
 
 
 def build_network(config: NetworkConfig, schema: LabelSchema) -> Network:
@@ -236,19 +262,37 @@ def installed_packages() -> dict[str, str]:
 
 def _parts(task: TaskParts) -> Values:
     """What must agree between a model and a task."""
-    network = {key: value for key, value in asdict(task.network).items() if key not in TRAINING_ONLY}
     return {
         "task": task.name,
         "labels": tuple((label.name, label.id) for label in task.schema),
         "preprocess": asdict(task.preprocess),
-        "network": {**network, "architecture": asdict(task.network.numbers)},
+        "network": network_values(task.network),
     }
 
 
+def network_values(config: NetworkConfig) -> Values:
+    """What decides whether weights fit and mean the same: the network block and the numbers of its size.
+
+    Left out are dropout, which only training knows, and what the kind does not have: deep supervision of "transunet"
+    (elsewhere it brings weights of its own), neighbour slices of patches.
+    """
+    values = asdict(config)
+    without = {"dropout"} | ({"deep_supervision"} if config.kind == "transunet" else set())
+    without |= {"context_slices"} if config.of_patches else set()
+    return {**{k: v for k, v in values.items() if k not in without}, "architecture": asdict(config.numbers)}
+
+
+def _completed(network: Values) -> Values:
+    """The network block of a manifest, with what was not written before there was a choice."""
+    if "kind" in network:
+        return network
+    return {**BEFORE_KINDS, **network, "architecture": {**BEFORE_PURE_VIT, **network["architecture"]}}
+
+
 def _require_equal(name: str, wanted: object, came: object, task: str) -> None:
-    """Compare plain values, key by key."""
+    """Compare plain values, key by key; the numbers of a size after its name."""
     if isinstance(wanted, dict) and isinstance(came, dict):
-        for key in sorted({*wanted, *came}):
+        for key in sorted(wanted | came, key=lambda key: isinstance(wanted.get(key), dict)):
             _require_equal(f"{name}.{key}", wanted.get(key), came.get(key), task)
     elif wanted != came:
         raise ManifestMismatch(
