@@ -29,6 +29,7 @@ class Checkpoint:
         optimizer: state dict.
         scaler: state dict of the loss scaling of fp16; empty without.
         losses: of each step.
+        rates: learning rate of each step.
         curve: (step, mean Dice) of each validation.
         running: running Dice of each label, None before a batch showed it.
         best: mean Dice and state dict of the best averaged weights so far, where a run keeps them.
@@ -42,6 +43,7 @@ class Checkpoint:
     optimizer: dict[str, Any]
     scaler: dict[str, Any]
     losses: list[float]
+    rates: list[float]
     curve: list[tuple[int, float]]
     running: tuple[float | None, ...]
     best: tuple[float, dict[str, Any]] | None

@@ -71,6 +71,7 @@ class FitResult:
         steps: steps done.
         seconds: of the whole run, with its earlier parts when it was resumed.
         cases: all metrics of each validation case.
+        rates: learning rate of each step.
     """
 
     state_dict: dict[str, Tensor]
@@ -80,6 +81,7 @@ class FitResult:
     steps: int
     seconds: float
     cases: tuple[CaseMetrics, ...] = ()
+    rates: tuple[float, ...] = ()
 
     @property
     def mean_dice(self) -> float | None:
@@ -147,7 +149,8 @@ def fit(
     (folder / CHECKPOINT).unlink(missing_ok=True)
     state = {name: value.cpu().contiguous() for name, value in run.average.state_dict().items()}
     dice = mean_dice_by_label(found, schema.names)
-    return FitResult(state, dice, tuple(run.losses), tuple(run.curve), run.step, budget.clock(), found)
+    curves = tuple(run.losses), tuple(run.curve)
+    return FitResult(state, dice, *curves, run.step, budget.clock(), found, tuple(run.rates))
 
 
 def draw_batch(data: TrainingSet, config: FitConfig, step: int, device: torch.device) -> Batch:

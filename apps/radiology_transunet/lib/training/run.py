@@ -45,6 +45,7 @@ class Run:
         running: running Dice of each label.
         step: steps done.
         losses: of each step.
+        rates: learning rate of each step.
         curve: (step, mean Dice) of each validation.
         best: mean Dice and averaged weights of the best validation, where the config keeps them.
     """
@@ -59,6 +60,7 @@ class Run:
     running: RunningDice
     step: int = 0
     losses: list[float] = field(default_factory=list)
+    rates: list[float] = field(default_factory=list)
     curve: list[tuple[int, float]] = field(default_factory=list)
     best: tuple[float, dict[str, Tensor]] | None = None
 
@@ -111,6 +113,7 @@ class Run:
         follow(self.average, self.network, min(self.config.ema_decay, (1 + self.step) / (10 + self.step)))
         self.step += 1
         self.losses.append(value)
+        self.rates.append(rate)
         if self.config.adaptive_weights and not _blended(batch):
             self.running = self.running.after(loss.overlap.score().tolist(), loss.overlap.shown.tolist())
         return value
@@ -134,6 +137,7 @@ class Run:
             optimizer=self.optimizer.state_dict(),
             scaler=self.scaler.state_dict(),
             losses=self.losses,
+            rates=self.rates,
             curve=self.curve,
             running=self.running.values,
             best=self.best,
@@ -145,7 +149,7 @@ class Run:
         self.average.load_state_dict(last.average)
         self.optimizer.load_state_dict(last.optimizer)
         self.scaler.load_state_dict(last.scaler)
-        self.step, self.losses, self.curve = last.step, last.losses, last.curve
+        self.step, self.losses, self.rates, self.curve = last.step, last.losses, last.rates, last.curve
         self.running, self.best = RunningDice(tuple(last.running)), last.best
 
     def _backward(self, batch: Batch) -> Loss:

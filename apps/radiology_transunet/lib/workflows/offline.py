@@ -102,7 +102,9 @@ def train_folder(
         [read_case(pair, task, options.patient_of(pair.name)) for pair in pairs] for pairs in (learn, measure)
     )
     config = options.applied_to(task.training)
-    fitted = fit(cases, held_out, task.network, task.preprocess, config, out, options.device, report)
+    fitted = fit(
+        cases, held_out, task.network, task.preprocess, config, out, options.device, report, predict=task.predict
+    )
     figures = {f"dice/{name}": value for name, value in fitted.dice.items() if value is not None}
     mean = metrics.mean_dice({name: fitted.dice[name] for name in task.common_labels})
     figures.update({} if mean is None else {"mean_dice": mean})

@@ -218,6 +218,7 @@ def _train(
         services.settings.inference.device,
         lambda progress: tell(*_in_words(progress)),
         start=None if plan.start is None else _weights(services, task, plan.start),
+        predict=task.predict,
     )
     metrics = _figures(task, fitted.dice)
     save_model(folder / MODEL, Manifest.describe(task, plan.seed, metrics, cases.ids), fitted.state_dict)
