@@ -1,0 +1,85 @@
+"""A case as a picture: one slice with the outlines of two masks, side by side."""
+
+import io
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw
+
+from lib.core.labels import LabelSchema
+from lib.core.values import Mask, Volume
+
+HEIGHT = 320
+"""Pixels of a panel, at least; small slices are shown larger."""
+WINDOW_PERCENTILES = (1, 99)
+CAPTION = 16
+
+Bytes = npt.NDArray[np.uint8]
+
+
+def overlay(volume: Volume, reference: Mask, predicted: Mask, title: str) -> bytes:
+    """A PNG of the slice with the most labelled voxels: left the reference, right the prediction.
+
+    The slice lies as in the array, rows down; pixels are square in millimetres.
+
+    Args:
+        volume: the image.
+        reference: the mask that counts as true; when it is empty, the prediction chooses the slice.
+        predicted: on the same grid.
+        title: written below.
+
+    Raises:
+        GeometryMismatch: masks of another grid.
+    """
+    for mask in (reference, predicted):
+        volume.geometry.require_same(mask.geometry, "a mask in a picture")
+    number = shown_slice(reference, predicted)
+    grey = _grey(volume, number)
+    panels = [_panel(grey, mask.array[number], mask.schema, volume) for mask in (reference, predicted)]
+    width, height = panels[0].size
+    picture = Image.new("RGB", (2 * width, height + CAPTION))
+    for left, panel in zip((0, width), panels, strict=True):
+        picture.paste(panel, (left, 0))
+    words = f"{title}: slice {number + 1} of {len(volume.array)}, reference | prediction"
+    ImageDraw.Draw(picture).text((4, height + 2), words.encode("ascii", "replace").decode(), fill=(255, 255, 255))
+    stream = io.BytesIO()
+    picture.save(stream, "PNG")
+    return stream.getvalue()
+
+
+def shown_slice(reference: Mask, predicted: Mask) -> int:
+    """Number of the slice with the most labelled voxels of the first mask that has any; else the middle one."""
+    for mask in (reference, predicted):
+        if not mask.is_empty:
+            return int((mask.array != 0).sum(axis=(1, 2)).argmax())
+    return len(reference.array) // 2
+
+
+def _grey(volume: Volume, number: int) -> Bytes:
+    """A slice (R, C) as grey values, between its percentiles."""
+    plane = volume.array[number]
+    low, high = np.percentile(plane, WINDOW_PERCENTILES)
+    share = (plane - low) / max(float(high - low), 1e-6)
+    return np.asarray((share.clip(0, 1) * 255).astype(np.uint8))
+
+
+def _panel(grey: Bytes, labels: Bytes, schema: LabelSchema, volume: Volume) -> Image.Image:
+    """A slice (R, C) with the outline of each label in its colour, enlarged."""
+    rows, columns = grey.shape
+    _, row_mm, column_mm = volume.geometry.spacing_mm
+    scale = max(1, -(-HEIGHT // rows))
+    size = max(1, round(columns * scale * column_mm / row_mm)), rows * scale
+    picture = np.array(Image.fromarray(grey).resize(size, Image.Resampling.BILINEAR).convert("RGB"))
+    ids = np.array(Image.fromarray(labels).resize(size, Image.Resampling.NEAREST))
+    edges = outline(ids)
+    for label in schema:
+        picture[edges & (ids == label.id)] = label.color
+    return Image.fromarray(picture)
+
+
+def outline(ids: Bytes) -> npt.NDArray[np.bool_]:
+    """Labelled pixels (R, C) with a neighbour of another value, or at the border."""
+    padded = np.pad(ids, 1)
+    neighbours = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])
+    different = np.logical_or.reduce([neighbour != ids for neighbour in neighbours])
+    return np.asarray(different & (ids != 0))
