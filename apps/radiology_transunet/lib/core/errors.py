@@ -8,6 +8,7 @@ LabelError
 │   ├── InvalidSegmentation a DICOM SEG or label file that cannot become a mask
 │   ├── InconsistentSeries  instances that do not make one volume
 │   ├── UnreadablePixels    pixel data missing or not decodable
+│   ├── InvalidWeights      a file of weights from elsewhere that does not fill the network
 │   ├── InvalidTask         a task file, with the line
 │   └── InvalidSettings     an option, with the place it came from
 ├── NotFound                no such series, annotation, job, model version
@@ -51,6 +52,10 @@ class InconsistentSeries(InvalidInput):
 
 class UnreadablePixels(InvalidInput):
     """Pixel data that is missing or cannot be decoded."""
+
+
+class InvalidWeights(InvalidInput):
+    """Weights from elsewhere that do not fill a network, or hold more than it has."""
 
 
 class InvalidTask(InvalidInput):
