@@ -10,7 +10,15 @@ from scipy.spatial.distance import cdist
 from lib.core.errors import GeometryMismatch
 from lib.core.geometry import Geometry
 from lib.core.labels import Code, Label, LabelSchema
-from lib.core.metrics import boundary, dice, evaluate, label_metrics, mean_dice
+from lib.core.metrics import (
+    boundary,
+    calibration_histogram,
+    dice,
+    evaluate,
+    expected_calibration_error,
+    label_metrics,
+    mean_dice,
+)
 from lib.core.values import Mask
 
 SPACING = (3.0, 1.0, 0.5)
@@ -98,3 +106,20 @@ def test_evaluate_compares_label_by_label_on_one_grid():
 def test_the_mean_leaves_labels_without_a_value_out():
     assert mean_dice({"a": 0.5, "b": None, "c": 1.0}) == 0.75
     assert mean_dice({"a": None}) is None
+
+
+def test_the_calibration_error_equals_the_hand_computed_value_and_adds_up() -> None:
+    confidence = np.array([0.95, 0.95, 0.62, 0.62, 0.62, 0.62], dtype=np.float32)
+    hits = np.array([True, False, True, True, False, False])
+    # bins of 1/15: 0.95 with accuracy 1/2, and 0.62 with 1/2
+    expected = 2 / 6 * 0.45 + 4 / 6 * 0.12
+    whole = calibration_histogram(confidence, hits)
+    assert expected_calibration_error(whole) == pytest.approx(expected)
+    parts = calibration_histogram(confidence[:1], hits[:1]) + calibration_histogram(confidence[1:], hits[1:])
+    np.testing.assert_allclose(parts, whole)
+
+
+def test_any_confidence_has_a_bin_and_no_voxels_have_no_error() -> None:
+    counts = calibration_histogram(np.array([0.0, 0.19, 0.21, 1.0], dtype=np.float32), np.ones(4, dtype=bool))[:, 0]
+    assert np.flatnonzero(counts).tolist() == [0, 2, 3, 14]
+    assert expected_calibration_error(np.zeros((15, 3))) is None

@@ -63,9 +63,9 @@ class FitConfig:
     Attributes:
         steps: optimiser steps of the whole run.
         max_minutes: time budget of preparation and steps; the schedule shrinks to fit it. None = no limit.
-        batch_size: slices of a step.
-        crop: (rows, columns) of the pixels that a step sees, or None for the largest slice of the cases; rounded up
-            to the network's stride.
+        batch_size: slices or patches that go through the network at once.
+        crop: (rows, columns) of the slices that a step sees, or None for the largest slice of the cases; rounded up to
+            the network's stride. Patches have the network's own size.
         optimiser: "adamw", or "sgd" with Nesterov momentum of 0.99 as nnU-Net uses it.
         learning_rate: peak rate.
         weight_decay: of the optimiser.
@@ -79,10 +79,11 @@ class FitConfig:
         focal_gamma: exponent of the focal loss (Lin et al., arXiv:1708.02002).
         tversky_alpha: weight of false positives in the Tversky loss (Salehi et al., arXiv:1706.05721); false negatives
             have the rest of 1.
-        adaptive_weights: whether labels that are rare, and labels whose Dice lags, weigh more.
-        accumulate: batches whose gradients make one step.
+        adaptive_weights: whether labels that are rare, and labels whose Dice lags, weigh more; see weights.py.
+        accumulate: batches that make one step, which is that of one batch as large as all of them; for networks and
+            pictures of which the device holds few. Costs one more forward pass than a large batch.
         precision: of the forward pass; "auto" = bf16 on CUDA devices that have it, else fp32.
-        keep: "last" weights, or the "best" of the validations by mean Dice.
+        keep: "last" weights, or the "best" of the validations by mean Dice; without validation cases the last ones.
         ema_decay: of the averaged weights that are kept; 0 = the last weights.
         grad_clip: largest norm of the gradient.
         seed: of weights, batches and augmentation.
@@ -133,6 +134,8 @@ class FitConfig:
         for name, choice in choices.items():
             _require(getattr(self, name) in get_args(choice), name, f"one of {get_args(choice)}", getattr(self, name))
         _require(self.keep in ("last", "best"), "keep", '"last" or "best"', self.keep)
+        validated = self.keep == "last" or self.validate_every >= 1
+        _require(validated, "validate_every", "1 or more with keep: best", self.validate_every)
         if self.crop is not None:
             _require(len(self.crop) == 2 and min(self.crop) > 0, "crop", "two positive numbers", self.crop)
             object.__setattr__(self, "crop", tuple(self.crop))

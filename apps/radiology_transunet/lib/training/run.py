@@ -24,8 +24,8 @@ from lib.training.weights import RunningDice, label_weights
 SGD_MOMENTUM = 0.99
 SMALLEST_SCALE = 1.0
 """Of the loss in fp16: where gradients overflow even below it, the weights have left the numbers."""
-NO_MEMORY = ("not enough memory", "out of memory", "ALLOC_FAILED")
-"""Words of torch's errors when an allocation failed, on CPUs, CUDA devices, and in cuBLAS or cuDNN."""
+NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
+"""Words of torch's errors when an allocation failed, on CPUs (Linux, others), on CUDA devices, in cuBLAS."""
 
 Samples = tuple[Sequence[int], int]
 
