@@ -2,6 +2,7 @@ import hashlib
 import logging
 from collections.abc import Callable
 from math import inf
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from lib.core.errors import RegistryUnavailable
 from lib.core.geometry import Geometry
 from lib.core.labels import Code, Label
 from lib.core.values import Mask, Volume
-from lib.inference.model import build_network, build_preprocess
+from lib.inference.model import Manifest, build_network, load_predictor, save_model
 from lib.inference.predictor import Predictor
 from lib.networks.config import NetworkConfig
 from lib.registry.tracking import RunRecord
@@ -63,11 +64,16 @@ def task() -> Task:
 
 
 @pytest.fixture(scope="module")
-def predictor(task: Task) -> Predictor:
-    import torch
+def model(task: Task, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of random weights."""
+    folder = tmp_path_factory.mktemp("model")
+    save_model(folder, Manifest.describe(task, 0), build_network(task.network, task.schema).state_dict())
+    return folder
 
-    network, preprocess = build_network(task.network, task.schema), build_preprocess(task.preprocess, task.network)
-    return Predictor(network, preprocess, task.schema, torch.device("cpu"), 4)
+
+@pytest.fixture(scope="module")
+def predictor(task: Task, model: Path) -> Predictor:
+    return load_predictor(model, task, "cpu", 4)
 
 
 @pytest.fixture
@@ -150,27 +156,36 @@ def test_a_folder_outside_of_any_repository_has_no_commit(tmp_path: Any) -> None
 
 
 def test_a_registry_that_refuses_is_a_warning_with_the_reason(
-    training: Training, predictor: Predictor, caplog: pytest.LogCaptureFixture
+    training: Training, model: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for error in (RegistryUnavailable("the disk is full"), OSError("no space")):
         with caplog.at_level(logging.WARNING):
             log: Any = Memory(error)
-            assert not log_training(log, training, predictor)
+            assert log_training(log, training, model) is None
     assert "'train' is not written to the registry: the disk is full" in caplog.text
     assert "OSError: no space" in caplog.text
 
 
-def test_a_run_that_is_told_to_stop_stops_and_writes_nothing(training: Training, predictor: Predictor) -> None:
+def test_a_run_that_is_told_to_stop_stops_and_writes_nothing(training: Training, model: Path) -> None:
     log: Any = Memory()
 
     def check() -> None:
         raise Stopped("stopped")
 
     with pytest.raises(Stopped):
-        log_training(log, training, predictor, check)
+        log_training(log, training, model, check)
     assert log.records == []
-    assert log_training(log, training, predictor)
+    assert log_training(log, training, model) == "id"
     assert len(log.records) == 1
+
+
+def test_a_model_that_cannot_be_read_costs_the_record_alone(
+    training: Training, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    log: Any = Memory()
+    with caplog.at_level(logging.WARNING):
+        assert log_training(log, training, tmp_path) is None
+    assert "manifest.json" in caplog.text
 
 
 def test_means_leave_out_what_has_no_value_and_count_infinite_distances() -> None:

@@ -12,13 +12,15 @@ from lib.core import metrics
 from lib.core.errors import InvalidInput
 from lib.core.metrics import LabelMetrics
 from lib.core.values import Prediction
+from lib.registry.tracking import RunLog
 from lib.taskfile import Task
 from lib.training.config import FitConfig
+from lib.workflows.runrecord import Training, log_training
 from lib.workflows.userfiles import NIFTI, Pair, pairs_of, read_case, read_image, read_series
 
 if TYPE_CHECKING:
     from lib.dicom.series import SourceSeries
-    from lib.inference.model import Manifest
+    from lib.inference.model import Manifest, StateDict
     from lib.inference.predictor import Predictor
     from lib.training.fit import FitProgress, FitResult
 
@@ -42,6 +44,8 @@ class TrainOptions:
         device: "auto", "cpu", "cuda" or "cuda:N".
         holdout: share of the patients that the model is measured on instead of trained on.
         patient_of: the patient of a file name without its suffix.
+        start: folder of a model of the task to start from, or None to start from weights drawn from the seed.
+        log: where the run is written down, or None.
     """
 
     max_minutes: float | None = None
@@ -49,6 +53,8 @@ class TrainOptions:
     device: str = "auto"
     holdout: float = 0.2
     patient_of: Callable[[str], str] = str
+    start: Path | None = None
+    log: RunLog | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.holdout < 1:
@@ -65,12 +71,13 @@ class TrainOptions:
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What a training on folders ends with: the fit, the model's manifest, the numbers of cases."""
+    """What a training on folders ends with: the fit, the model's manifest, the numbers of cases, the run in the log."""
 
     fit: "FitResult"
     manifest: "Manifest"
     cases: int
     held_out: int
+    run: str | None = None
 
 
 def divide(pairs: Sequence[Pair], share: float, patient_of: Callable[[str], str]) -> tuple[list[Pair], list[Pair]]:
@@ -92,24 +99,43 @@ def train_folder(
 
     Raises:
         InvalidInput: files that do not pair or cannot be read.
+        NotFound, ManifestMismatch: no model to start from, or one that does not fit the task.
         TrainingFailed: no labelled voxel, a loss that is not a number.
     """
     from lib.inference.model import Manifest, save_model
     from lib.training.fit import fit
 
+    start = None if options.start is None else _weights_of(options.start, task)
     learn, measure = divide(pairs_of(images, labels), options.holdout, options.patient_of)
     cases, held_out = (
         [read_case(pair, task, options.patient_of(pair.name)) for pair in pairs] for pairs in (learn, measure)
     )
     config = options.applied_to(task.training)
     fitted = fit(
-        cases, held_out, task.network, task.preprocess, config, out, options.device, report, predict=task.predict
+        cases, held_out, task.network, task.preprocess, config, out, options.device, report, start, task.predict
     )
     figures = {f"dice/{name}": value for name, value in fitted.dice.items() if value is not None}
     mean = metrics.mean_dice({name: fitted.dice[name] for name in task.common_labels})
     figures.update({} if mean is None else {"mean_dice": mean})
     manifest = save_model(out, Manifest.describe(task, config.seed, figures), fitted.state_dict)
-    return Trained(fitted, manifest, len(cases), len(held_out))
+    run = None
+    if options.log is not None:
+        record = Training(f"train, seed {config.seed}", task, config, fitted, cases, held_out, options.device)
+        run = log_training(options.log, record, out)
+    return Trained(fitted, manifest, len(cases), len(held_out), run)
+
+
+def _weights_of(folder: Path, task: Task) -> "StateDict":
+    """The weights of a model of the task.
+
+    Raises:
+        NotFound: no model there.
+        ManifestMismatch: a model of something else.
+    """
+    from lib.inference.model import read_manifest, read_state
+
+    read_manifest(folder).require_fits(task)
+    return read_state(folder)
 
 
 def predict_file(source: Path, target: Path, task: Task, predictor: "Predictor", version: str, report: Report) -> bool:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PICTURES = 3
+PICTURE_BATCH = 8
 GIT_TIMEOUT_S = 10
 
 Values = dict[str, Any]
@@ -67,27 +68,29 @@ class Training:
     tags: Mapping[str, str] = field(default_factory=dict)
 
 
-def log_training(log: RunLog, training: Training, predictor: "Predictor", check: Check = lambda: None) -> bool:
-    """Write a training down; whether that worked. Why it did not is a warning.
+def log_training(log: RunLog, training: Training, model: Path, check: Check = lambda: None) -> str | None:
+    """Write a training down; the id of its run, or None when that did not work, with the reason as a warning.
 
     Args:
         log: where to.
         training: what.
-        predictor: its model, for the pictures.
+        model: folder of what it made, which draws the pictures.
         check: called between cases; when it raises Stopped, nothing is written.
 
     Raises:
         Stopped: because of `check`.
     """
+    from lib.inference.model import load_predictor
+
     try:
-        log.write(describe(training, predictor, check))
+        predictor = load_predictor(model, training.task, training.device, PICTURE_BATCH)
+        return log.write(describe(training, predictor, check))
     except Stopped:
         raise
     except Exception as error:  # whatever it is: the model is there and must not be lost for its record
         told = error if isinstance(error, LabelError) else f"{type(error).__name__}: {error}"
         logger.warning("the run %r is not written to the registry: %s", training.name, told)
-        return False
-    return True
+        return None
 
 
 def describe(training: Training, predictor: "Predictor", check: Check = lambda: None) -> RunRecord:
