@@ -21,7 +21,7 @@ from lib.core.labels import BACKGROUND, LabelSchema
 from lib.core.values import Mask, MaskArray, Prediction, Volume
 from lib.inference.config import PredictConfig
 from lib.inference.devices import device_lock
-from lib.inference.preprocess import FloatPlanes, Placement, Prepared, Preprocess, Size3
+from lib.inference.preprocess import FloatPlanes, Placement, Prepared, Preprocess
 from lib.inference.restore import SliceRestorer
 from lib.inference.uncertainty import EntropyMap, as_float16, entropy, label_scores
 from lib.inference.windows import Windows, blend
@@ -53,14 +53,17 @@ class _Canvas:
     entropies: EntropyMap
     placement: Placement
     largest: npt.NDArray[np.float32]
-    embeddings: list[npt.NDArray[np.float32]] = field(default_factory=list)
+    images: int
+    seen: int = 0
+    embeddings: npt.NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 0), dtype=np.float32))
     latencies_s: dict[str, float] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, placement: Placement, classes: int) -> "_Canvas":
+    def of(cls, placement: Placement, classes: int, images: int) -> "_Canvas":
+        """An empty one, for so many images (slices or patches) of the network."""
         shape = placement.geometry.shape
         maps = np.zeros(shape, dtype=np.uint8), np.zeros(shape, dtype=np.float16)
-        return cls(*maps, placement, np.zeros(classes, dtype=np.float32))
+        return cls(*maps, placement, np.zeros(classes, dtype=np.float32), images)
 
     def add_time(self, stage: str, since: float) -> float:
         """Count the seconds since `since` for a stage; returns now."""
@@ -68,9 +71,20 @@ class _Canvas:
         self.latencies_s[stage] = self.latencies_s.get(stage, 0.0) + now - since
         return now
 
+    def remember(self, embeddings: npt.NDArray[np.float32]) -> None:
+        """Keep the embeddings (B, d) of the next images.
+
+        In one array: small ones that stay alive between the large maps that come and go would keep malloc from using
+        the room of those again.
+        """
+        if not self.seen:
+            self.embeddings = np.empty((self.images, embeddings.shape[1]), dtype=np.float32)
+        self.embeddings[self.seen : self.seen + len(embeddings)] = embeddings
+        self.seen += len(embeddings)
+
     def paint(self, rows: slice, probabilities: Tensor, ids: npt.NDArray[np.uint8]) -> None:
         """Put the probabilities (n, classes, rows, columns) of the slices `rows` on, in reading direction."""
-        classes = probabilities.argmax(dim=1).cpu().numpy()  # (n, rows, columns)
+        classes = probabilities.max(dim=1).indices.cpu().numpy()  # (n, rows, columns); argmax, three times as fast
         nats = entropy(probabilities).cpu().numpy()
         largest = probabilities.amax(dim=(0, 2, 3)).cpu().numpy()  # (classes,)
         view = self.placement.orientation.view
@@ -123,9 +137,11 @@ class Predictor:
         """
         started = perf_counter()
         prepared = self.preprocess.apply(volume)
-        canvas = _Canvas.of(prepared.placement, len(self._ids))
+        windows = self._windows(prepared.placement)
+        images = len(prepared.planes) if windows is None else len(windows)
+        canvas = _Canvas.of(prepared.placement, len(self._ids), images)
         started = canvas.add_time("preprocess", started)
-        self._fill(canvas, prepared, report or (lambda _: None), on_probabilities)
+        self._fill(canvas, prepared, windows, report or (lambda _: None), on_probabilities)
         network_s = canvas.latencies_s["network"]
         started = canvas.add_time("restore", started + network_s)
         spacing_mm = volume.geometry.spacing_mm
@@ -135,18 +151,27 @@ class Predictor:
             mask=Mask(canvas.mask, volume.geometry, self.schema),
             entropy=canvas.entropies,
             scores=scores,
-            embedding=np.concatenate(canvas.embeddings).mean(axis=0),
+            embedding=canvas.embeddings.mean(axis=0),
             latencies_s=canvas.latencies_s,
         )
 
+    def _windows(self, placement: Placement) -> Windows | None:
+        """Where the patches lie; None for a network of slices."""
+        patch = self.preprocess.patch
+        return None if patch is None else Windows.over(placement.padded, patch, self.options.overlap)
+
     def _fill(
-        self, canvas: _Canvas, prepared: Prepared, report: Report, on_probabilities: OnProbabilities | None
+        self,
+        canvas: _Canvas,
+        prepared: Prepared,
+        windows: Windows | None,
+        report: Report,
+        on_probabilities: OnProbabilities | None,
     ) -> None:
         placement = prepared.placement
         restorer = SliceRestorer(self.preprocess, placement)
-        patch = self.preprocess.patch
         given = prepared, canvas, report
-        for planes in self._of_slices(*given) if patch is None else self._of_patches(*given, patch):
+        for planes in self._of_slices(*given) if windows is None else self._of_patches(*given, windows):
             for rows, probabilities in restorer.push(planes):
                 canvas.paint(rows, probabilities, self._ids)
                 if on_probabilities is not None:
@@ -157,23 +182,18 @@ class Predictor:
         """Probabilities (n, classes, H, W), batch by batch."""
         slices = prepared.slices
         for first in range(0, len(slices), self.batch_size):
-            last = min(first + self.batch_size, len(slices))
-            yield self._ask(canvas, slices[first:last])
-            report(last / len(slices))
+            yield self._ask(canvas, slices[first : first + self.batch_size])
+            report(canvas.seen / len(slices))
 
-    def _of_patches(self, prepared: Prepared, canvas: _Canvas, report: Report, patch: Size3) -> Iterator[Tensor]:
+    def _of_patches(self, prepared: Prepared, canvas: _Canvas, report: Report, windows: Windows) -> Iterator[Tensor]:
         """Probabilities (n, classes, H, W) of the next planes, as soon as no further patch touches them."""
-        windows = Windows.over(prepared.placement.padded, patch, self.options.overlap)
-        at_once = max(1, self.batch_size * SLICE_PIXELS // prod(patch))
-        done = 0
 
         def classify(patches: FloatPlanes) -> Tensor:
-            nonlocal done
             probabilities = self._ask(canvas, patches)
-            done += len(patches)
-            report(done / len(windows))
+            report(canvas.seen / len(windows))
             return probabilities
 
+        at_once = max(1, self.batch_size * SLICE_PIXELS // prod(windows.patch))
         return blend(prepared.planes, windows, at_once, classify)
 
     def _ask(self, canvas: _Canvas, images: FloatPlanes) -> Tensor:
@@ -187,7 +207,7 @@ class Predictor:
                 probabilities, embedding = probabilities + further[0], embedding + further[1]
             if len(self._mirrors) > 1:
                 probabilities, embedding = probabilities / len(self._mirrors), embedding / len(self._mirrors)
-            canvas.embeddings.append(embedding.cpu().numpy())
+            canvas.remember(embedding.cpu().numpy())
         canvas.add_time("network", started)
         return probabilities
 
