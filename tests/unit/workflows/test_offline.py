@@ -237,7 +237,7 @@ def test_the_commands_work_one_after_the_other(data: Path, monkeypatch: pytest.M
     monkeypatch.setenv("TRANSUNET_VAR", str(data / "var"))
     run, app, task_path = CliRunner(), build_app(), str(task_file(data))
     folders = ["--images", str(data / "images"), "--labels", str(data / "labels"), "--task", task_path]
-    trained = run.invoke(app, ["train", *folders, "--device", "cpu", "--threads", "1", "--seed", "2"])
+    trained = run.invoke(app, ["train", *folders, "--device", "cpu", "--threads", "1", "--seed", "2", "--no-log"])
     assert trained.exit_code == 0, trained.output
     model = data / "var" / "offline" / "boxes"
     assert "3 steps on 3 cases" in trained.output

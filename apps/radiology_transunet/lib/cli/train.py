@@ -1,17 +1,14 @@
 """`transunet-label train`: a model from two folders of NIfTI files."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
-
-    from lib.training.fit import FitProgress
-
-WORDS = {"prepare": "preparing", "train": "training", "validate": "measuring"}
+    from lib.registry.tracking import RunLog
+    from lib.taskfile import Task
+    from lib.workflows.offline import Trained
 
 
 def train(
@@ -24,7 +21,9 @@ def train(
     device: str = typer.Option("auto", help="auto, cpu, cuda or cuda:N."),
     threads: int = typer.Option(0, min=0, help="CPU threads; 0 = all cores."),
     holdout: float = typer.Option(0.2, min=0, max=0.9, help="Share of patients to measure on, not to train on."),
+    start: Path = typer.Option(None, help="Folder of a model of the task to start from, e.g. of import-weights."),
     patients: str = typer.Option("", help="Who is one patient: each, pairs or a regular expression with a group."),
+    log: bool = typer.Option(True, "--log/--no-log", help="Write task, curves, figures and pictures to the registry."),
 ) -> None:
     """Train a model on folders of NIfTI files. A run that was killed goes on when it is started again.
 
@@ -39,38 +38,42 @@ def train(
     folder = out or current_settings().var / "offline" / chosen.name
     typer.echo(f"training {chosen.name} on {len(pairs)} pairs in {images} and {labels}; the model goes to {folder}")
 
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
+    from lib.cli.train_display import FitBars, bars
     from lib.demo.folder import known_rule, patient_rule
     from lib.inference.devices import set_threads
     from lib.workflows.offline import TrainOptions, train_folder
 
     set_threads(threads or _cores())
     patient_of = patient_rule(patients or known_rule([pair.name for pair in pairs]))
-    options = TrainOptions(max_minutes, seed, device, holdout, patient_of)
-    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[words]}"), TimeElapsedColumn()
-    with Progress(*columns) as progress:
-        trained = train_folder(images, labels, chosen, folder, options, _shown(progress))
+    options = TrainOptions(max_minutes, seed, device, holdout, patient_of, start, _run_log() if log else None)
+    with bars() as progress:
+        show = FitBars(progress, options.applied_to(chosen.training))
+        trained = train_folder(images, labels, chosen, folder, options, show)
+    _tell(trained, chosen)
+    typer.echo(f"label images with: transunet-label predict INPUT OUTPUT --task {task} --model {folder}")
+
+
+def _run_log() -> "RunLog":
+    """Where runs are written: the database of the registry, and a folder beside it for their files."""
+    from lib.cli.context import current_settings
+    from lib.registry.tracking import RUNS_NAME, RunLog
+
+    settings = current_settings()
+    return RunLog(settings.registry.located(settings.var), settings.var / RUNS_NAME)
+
+
+def _tell(trained: "Trained", task: "Task") -> None:
+    """What came out, by label."""
+    from rich.console import Console
+
+    from lib.cli.train_display import figures_table
+
     typer.echo(f"{trained.fit.steps} steps on {trained.cases} cases in {trained.fit.seconds:.0f} s")
-    for name, dice in trained.fit.dice.items():
-        typer.echo(f"  {name}: " + ("no value" if dice is None else f"Dice {dice:.3f}"))
+    if trained.fit.cases:
+        Console().print(figures_table(trained.fit.cases, task.schema.names, task.common_labels))
     mean = trained.manifest.metrics.get("mean_dice")
     measured = "nobody was held out" if mean is None else f"mean Dice {mean:.3f} on {trained.held_out} held-out cases"
-    typer.echo(f"{measured}; label images with: transunet-label predict INPUT OUTPUT --task {task} --model {folder}")
-
-
-def _shown(progress: "Progress") -> Callable[["FitProgress"], None]:
-    """A callback that moves one bar a stage."""
-    bars = {stage: progress.add_task(words, total=1.0, words="", visible=False) for stage, words in WORDS.items()}
-
-    def show(now: "FitProgress") -> None:
-        parts = [f"step {now.step}"] if now.step else []
-        parts += [f"loss {now.loss:.3f}"] if now.loss is not None else []
-        parts += [f"Dice {now.dice:.3f}"] if now.dice is not None else []
-        parts += [f"{now.left_s:.0f} s left"] if now.left_s is not None else []
-        progress.update(bars[now.stage], completed=now.share, words=", ".join(parts), visible=True)
-
-    return show
+    typer.echo(measured + ("" if trained.run is None else f"; run {trained.run} in the registry"))
 
 
 def _cores() -> int:
