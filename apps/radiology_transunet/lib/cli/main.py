@@ -12,6 +12,7 @@ from lib.cli import (
     demo,
     doctor,
     evaluate,
+    import_weights,
     ingest,
     models,
     next_case,
@@ -49,6 +50,7 @@ def build_app() -> typer.Typer:
         predict.predict,
         evaluate.evaluate,
         retrain.retrain,
+        import_weights.import_weights,
     ):
         app.command()(command)
     app.command("next")(next_case.next_case)

@@ -28,6 +28,7 @@ from lib.inference.predictor import Predictor
 from lib.inference.preprocess import Preprocess
 from lib.networks.build import build
 from lib.networks.config import NetworkConfig
+from lib.networks.fuse import fuse
 from lib.networks.network import Network
 
 FORMAT = 1
@@ -203,12 +204,7 @@ def read_state(folder: Path) -> StateDict:
 
 
 def load_predictor(folder: Path, task: TaskParts, device: str, batch_size: int) -> Predictor:
-    """The model of a folder, ready to predict.
-
-    Raises:
-        NotFound: no model there.
-        ManifestMismatch: the model does not fit the task, or its weights do not fit its manifest.
-    """
+    """The model of a folder, ready to predict; raises what `load_ensemble` raises."""
     return load_ensemble([folder], task, device, batch_size)
 
 
@@ -227,13 +223,14 @@ def load_ensemble(folders: Sequence[Path], task: TaskParts, device: str, batch_s
 
 
 def _load_network(folder: Path, task: TaskParts) -> Network:
+    """The network of a model, for inference alone."""
     read_manifest(folder).require_fits(task)
     network = build_network(task.network, task.schema)
     try:
         network.load_state_dict(read_state(folder), strict=True)
     except RuntimeError as error:
         raise ManifestMismatch(f"the weights in {folder} do not fit the network of {task.name}: {error}") from error
-    return network
+    return fuse(network)
 
 
 def build_network(config: NetworkConfig, schema: LabelSchema) -> Network:

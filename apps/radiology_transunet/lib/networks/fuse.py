@@ -5,15 +5,19 @@ each channel, which the kernels and a bias of the convolution before it can carr
 section 3.2). Group norm depends on the image and stays.
 """
 
+from typing import TypeVar
+
 import torch
 from torch import nn
 
 from lib.networks.resnet import StandardisedConv2d, standardise
 
+Module = TypeVar("Module", bound=nn.Module)
+
 
 @torch.no_grad()
-def fuse(network: nn.Module) -> None:
-    """Change a network in place for inference; its outputs stay the same up to rounding.
+def fuse(network: Module) -> Module:
+    """Change a network in place for inference, and return it; its outputs stay the same up to rounding.
 
     It is left in eval mode, with channels last, which is the order that convolutions on CPUs work in. It cannot learn
     any more, and its state dict no longer is the one of its size: fuse a copy of what is to be saved or trained.
@@ -30,6 +34,7 @@ def fuse(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             module.weight.data = module.weight.contiguous(memory_format=torch.channels_last)
+    return network
 
 
 def _fold_batch_norms(layers: nn.Sequential) -> None:
