@@ -1,8 +1,11 @@
 """What every network offers to training and inference."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 from torch import Tensor, nn
+
+from lib.core.errors import InvalidVolume
 
 
 class Network(nn.Module, ABC):
@@ -19,3 +22,14 @@ class Network(nn.Module, ABC):
     def supervised(self, images: Tensor) -> tuple[Tensor, ...]:
         """What training looks at: logits at full size, then coarser or earlier ones, each half as important."""
         return (self(images),)
+
+
+def require_sides(images: Tensor, multiples: Sequence[int]) -> None:
+    """Raise InvalidVolume unless the sides of images (B, C, ...) are multiples, and not each of them the first one.
+
+    With a single position at the deepest stage there is nothing to normalise over.
+    """
+    sides = tuple(images.shape[2:])
+    wrong = len(sides) != len(multiples) or any(side % m for side, m in zip(sides, multiples, strict=True))
+    if wrong or (sides == tuple(multiples) and max(multiples) > 1):
+        raise InvalidVolume(f"sides of an image must be multiples of {tuple(multiples)} and larger, got {sides}")

@@ -12,10 +12,10 @@ from math import prod
 
 from torch import Tensor, nn
 
-from lib.core.errors import InvalidSettings, InvalidVolume
+from lib.core.errors import InvalidSettings
 from lib.networks.config import NetworkConfig, config_stride
 from lib.networks.encoder3d import NEGATIVE_SLOPE, Decoder3d, Encoder3d, TokenEncoder, fold, unfold
-from lib.networks.network import Network
+from lib.networks.network import Network, require_sides
 from lib.networks.query_decoder import QueryDecoder
 from lib.networks.sizes import SIZES_3D
 from lib.networks.topology import Triple, plan_kernels
@@ -93,7 +93,8 @@ class TransUNet3d(Network):
             seen = widths[: self.looked_at]
             self.queries = QueryDecoder(sizes, classes, seen, widths[-1], subvoxels, config.dropout)
         else:
-            self.head = nn.Conv3d(widths[-1], classes * subvoxels, 1)
+            side = 1 if subvoxels == 1 else 3  # sub-voxels learn faster when they see their neighbours
+            self.head = nn.Conv3d(widths[-1], classes * subvoxels, side, padding=side // 2)
         coarser = widths[1:] if plan.folded != WHOLE else widths[1:-1]
         self.coarse_heads = nn.ModuleList(
             nn.Conv3d(width, classes, 1) for width in (coarser if config.deep_supervision else ())
@@ -104,12 +105,9 @@ class TransUNet3d(Network):
         """Patches (B, 1, S, H, W) to the features (B, C, s, h, w) of each level, the deepest first.
 
         Raises:
-            InvalidVolume: a side that is no multiple of the strides.
+            InvalidVolume: a side that is no multiple of the strides, or a single position at the deepest level.
         """
-        if any(side % multiple for side, multiple in zip(images.shape[2:], self.multiples, strict=True)):
-            raise InvalidVolume(
-                f"slices, rows and columns must be multiples of {self.multiples}, got {tuple(images.shape[2:])}"
-            )
+        require_sides(images, self.multiples)
         stages = self.encoder(fold(images, self.folded))
         if self.tokens is not None:
             stages[-1] = self.tokens(stages[-1])
