@@ -30,6 +30,8 @@ def test_a_dice_below_the_best_one_names_the_best_one() -> None:
         assert bar.completed == 0.5
         show(FitProgress("validate", 0.25))
         assert [task.description for task in progress.tasks if task.visible] == ["training", "measuring"]
+        assert [task.stop_time is not None for task in progress.tasks if task.visible] == [True, False]
+        assert [task.started for task in progress.tasks] == [False, True, True]
 
 
 def test_the_display_has_a_bar_for_what_it_is_told() -> None:

@@ -34,8 +34,10 @@ class FitBars:
         self._progress = progress
         self._config = config
         self._best: float | None = None
+        self._stage: str | None = None
         self._bars = {
-            stage: progress.add_task(words, total=1.0, words="", visible=False) for stage, words in STAGES.items()
+            stage: progress.add_task(words, start=False, total=1.0, words="", visible=False)
+            for stage, words in STAGES.items()
         }
 
     def __call__(self, now: "FitProgress") -> None:
@@ -43,7 +45,17 @@ class FitBars:
         if now.dice is not None:
             self._best = now.dice if self._best is None else max(self._best, now.dice)
         words = fit_words(now, self._config, self._best) if now.stage == "train" else ""
+        self._begin(now.stage)
         self._progress.update(self._bars[now.stage], completed=now.share, words=words, visible=True)
+
+    def _begin(self, stage: str) -> None:
+        """Let the clock of a stage's bar run, and no other."""
+        if stage == self._stage:
+            return
+        if self._stage is not None:
+            self._progress.stop_task(self._bars[self._stage])
+        self._progress.start_task(self._bars[stage])
+        self._stage = stage
 
 
 def fit_words(now: "FitProgress", config: "FitConfig", best: float | None) -> str:
