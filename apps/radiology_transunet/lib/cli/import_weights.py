@@ -1,6 +1,7 @@
 """`transunet-label import-weights`: what weights from elsewhere give our network, for a training to start from."""
 
 from collections import defaultdict
+from collections.abc import Iterable
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +25,9 @@ def import_weights(
     network: str = typer.Option("", help="Size of the network, e.g. base; empty = the task's, or base."),
     task: str = typer.Option("", help="Task whose network is filled; empty = only look."),
     out: Path = typer.Option(None, help="Folder that `train --start` takes; needs --task."),
-    channels: int = typer.Option(None, min=1, help="Slices that enter together; empty = the task's, or 3."),
+    channels: int = typer.Option(
+        None, min=1, help="Slices that enter together; others than the file's share its kernels evenly."
+    ),
     fresh_head: bool = typer.Option(
         False, help="Leave the file's last convolution out, for other labels than its own."
     ),
@@ -88,7 +91,7 @@ def _show(imported: "Imported", file: Path, size: str) -> None:
     table = Table(box=box.SIMPLE)
     for title in ("module", "tensors", "numbers", "from"):
         table.add_column(title, justify="right" if title in ("tensors", "numbers") else "left", overflow="fold")
-    for module, names in _modules(imported).items():
+    for module, names in _modules(imported.state).items():
         numbers = sum(imported.state[name].numel() for name in names)
         table.add_row(module, str(len(names)), f"{numbers:,}", _origin(imported, names))
     console = Console(soft_wrap=True)
@@ -97,16 +100,16 @@ def _show(imported: "Imported", file: Path, size: str) -> None:
     fresh = sum(imported.state[name].numel() for name in imported.fresh)
     used = sum(len(found) for found in imported.sources.values())
     typer.echo(f"{file.name} ({imported.layout} layout): {used} tensors fill {filled:,} numbers of {size}")
-    typer.echo(f"not in the file, drawn from the seed: {fresh:,} numbers" + _some(imported.fresh))
-    typer.echo(f"in the file, of no use here: {len(imported.unused)} tensors" + _some(imported.unused))
+    typer.echo(f"not in the file, drawn from the seed: {fresh:,} numbers{_some(_modules(imported.fresh))}")
+    typer.echo(f"in the file, of no use here: {len(imported.unused)} tensors{_some(imported.unused)}")
     for change in imported.changes:
         typer.echo(f"adapted: {change}")
 
 
-def _modules(imported: "Imported") -> dict[str, list[str]]:
-    """Names of the network's tensors by the first two parts of the name, in the network's order."""
+def _modules(names: Iterable[str]) -> dict[str, list[str]]:
+    """Names of the network's tensors by their first two parts, in the network's order."""
     grouped: dict[str, list[str]] = defaultdict(list)
-    for name in imported.state:
+    for name in names:
         grouped[".".join(name.split(".")[:2])].append(name)
     return grouped
 
@@ -120,9 +123,8 @@ def _origin(imported: "Imported", names: list[str]) -> str:
     return shared if len(found) == 1 else f"{shared}…"
 
 
-def _some(names: tuple[str, ...]) -> str:
+def _some(names: Iterable[str]) -> str:
     """The first of some names, in brackets."""
-    if not names:
-        return ""
-    more = f", and {len(names) - MOST_SHOWN} more" if len(names) > MOST_SHOWN else ""
-    return f" ({', '.join(names[:MOST_SHOWN])}{more})"
+    found = list(names)
+    more = [f"and {len(found) - MOST_SHOWN} more"] if len(found) > MOST_SHOWN else []
+    return f" ({', '.join([*found[:MOST_SHOWN], *more])})" if found else ""

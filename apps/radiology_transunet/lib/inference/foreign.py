@@ -20,6 +20,11 @@ WRAPPERS = ("state_dict", "model", "net")
 PARALLEL = "module."
 """What torch's data-parallel modules put before each name."""
 FEWEST_CLASSES = 2
+UNREADABLE = (
+    *(OSError, RuntimeError, TypeError, ValueError, LookupError, EOFError),
+    *(pickle.UnpicklingError, zipfile.BadZipFile),
+)
+"""What torch and NumPy raise on a file that is cut, of another kind, or holds more than tensors and plain values."""
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -33,8 +38,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise NotFound(f"there is no file {path}")
     try:
         return _read_archive(path) if path.suffix == ARCHIVE_SUFFIX else _read_checkpoint(path)
-    except (OSError, RuntimeError, ValueError, LookupError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as e:
-        raise InvalidWeights(f"{path} must be a PyTorch checkpoint of tensors or a NumPy archive (.npz): {e}") from e
+    except UNREADABLE as error:
+        raise InvalidWeights(
+            f"{path} must be a PyTorch checkpoint of tensors or a NumPy archive (.npz): {error}"
+        ) from error
 
 
 def take_over(

@@ -122,7 +122,9 @@ def convert(foreign: Weights, ours: Weights, position_grid: tuple[int, int], hea
         shapes = f"{', '.join(found)} {tuple(tensors[0].shape)}"
         if state[name].shape != ours[name].shape:
             wrong.append(f"{name} {tuple(ours[name].shape)} cannot come from {shapes}")
-        elif state[name].numel() != sum(tensor.numel() for tensor in tensors):
+            continue
+        state[name] = state[name].to(ours[name].dtype)
+        if state[name].numel() != sum(tensor.numel() for tensor in tensors):
             changes.append(f"{name} {tuple(ours[name].shape)} made from {shapes}")
     odd = sorted(foreign.keys() - used - needless)
     _refuse(wrong + [f"{name} {tuple(foreign[name].shape)} belongs to nothing here" for name in odd])
