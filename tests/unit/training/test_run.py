@@ -165,6 +165,33 @@ def test_bf16_trains_on_a_cpu_close_to_full_precision(make_case: MakeCase, tmp_p
     assert all(value.dtype == torch.float32 for value in half.state_dict.values())
 
 
+@pytest.mark.usefixtures("two_levels")
+def test_the_loss_scaling_of_fp16_changes_no_step_and_skips_one_that_overflows(schema: LabelSchema) -> None:
+    plain, scaled = (started(FitConfig(batch_size=2, accumulate=2), schema) for _ in range(2))
+    scaled.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)  # type: ignore[attr-defined]
+    for step in range(2):
+        assert scaled.learn(random_batch(4, step), 0.01) == plain.learn(random_batch(4, step), 0.01)
+    for name, value in plain.network.state_dict().items():
+        torch.testing.assert_close(scaled.network.state_dict()[name], value)
+    before = {name: value.clone() for name, value in scaled.network.state_dict().items()}
+    scaled.scaler = torch.amp.GradScaler("cpu", init_scale=3e38, backoff_factor=0.5)  # type: ignore[attr-defined]
+    scaled.learn(replace(random_batch(4), images=1e4 * random_batch(4).images), 0.01)
+    assert all(torch.equal(value, before[name]) for name, value in scaled.network.state_dict().items())
+    again = started(FitConfig(), schema)
+    again.scaler = torch.amp.GradScaler("cpu")  # type: ignore[attr-defined]
+    again.resume(scaled.checkpoint("key", 1.0))
+    assert again.scaler.get_scale() == scaled.scaler.get_scale() == pytest.approx(1.5e38)
+
+
+@pytest.mark.usefixtures("two_levels")
+def test_gradients_that_overflow_without_any_scaling_end_the_run(schema: LabelSchema) -> None:
+    run = started(FitConfig(), schema)
+    run.scaler = torch.amp.GradScaler("cpu", init_scale=1.0)  # type: ignore[attr-defined]
+    bad = replace(random_batch(2), images=torch.full((2, 1, 8, 8), torch.inf), names=("liver 3", "liver 3"))
+    with pytest.raises(TrainingFailed, match=r"the loss at step 1 must be a number, got nan .* on the cases liver 3;"):
+        run.learn(bad, 0.1)
+
+
 @pytest.mark.parametrize(
     "error",
     [

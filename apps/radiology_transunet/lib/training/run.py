@@ -80,7 +80,7 @@ class Run:
         learner = build_network(network, schema)
         if weights is not None:
             learner.load_state_dict(weights)
-        learner.to(device=device, memory_format=memory_format(4 + network.of_patches))  # type: ignore[call-overload]
+        learner.to(device=device, memory_format=memory_format(5 if network.of_patches else 4))  # type: ignore[call-overload]
         scaler = torch.amp.GradScaler(device.type, enabled=half is torch.float16)
         average = deepcopy(learner).eval()
         return cls(
@@ -236,8 +236,8 @@ def make_optimizer(config: FitConfig, network: nn.Module) -> torch.optim.Optimiz
 
 
 def memory_format(axes: int) -> torch.memory_format:
-    """Channels last, in which convolutions run fastest, for images of 4 or 5 axes."""
-    return torch.channels_last_3d if axes == 5 else torch.channels_last
+    """Channels last for slices, whose convolutions run fastest so on CPUs and CUDA; for patches it gained nothing."""
+    return torch.channels_last if axes == 4 else torch.contiguous_format
 
 
 @contextmanager

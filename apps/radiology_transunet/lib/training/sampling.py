@@ -19,7 +19,7 @@ VOXELS_OF_LABEL = 10_000
 PIXELS_OF_SLICE = 64
 """Sample of a label in each slice that shows it, for slices."""
 
-Places = npt.NDArray[np.int32]
+Places = npt.NDArray[np.intp]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +55,12 @@ class Sampler:
         )
         self.places: dict[int, dict[int, Places]] = {}  # by label, then by case
         for number, case in enumerate(cases):
-            for label, voxels in _voxels(case, classes).items():
-                rng = np.random.default_rng((number, label))
-                sample = _sample_of_slices(voxels, rng) if by_slice else _sample(voxels, rng)
-                self.places.setdefault(label, {})[number] = sample
+            for label, box in enumerate(ndimage.find_objects(case, max_label=classes - 1), start=1):
+                if box is not None:
+                    rng = np.random.default_rng((number, label))
+                    self.places.setdefault(label, {})[number] = _sample(case[box] == label, by_slice, rng) + [
+                        side.start for side in box
+                    ]
         self.labels = sorted(self.places)
 
     def draw(self, rng: np.random.Generator, count: int, foreground: float, rare_oversampling: float) -> list[Pick]:
@@ -106,26 +108,22 @@ def label_probabilities(cases: Sequence[int], rare_oversampling: float) -> npt.N
     return rare_oversampling / max(1, len(cases)) + (1 - rare_oversampling) * frequency
 
 
-def _voxels(classes: ClassPlanes, count: int) -> dict[int, Places]:
-    """Positions (n, 3) of the voxels of each label that occurs, in the array's order."""
-    found = {}
-    for label, box in enumerate(ndimage.find_objects(classes, max_label=count - 1), start=1):
-        if box is not None:
-            corner = np.array([side.start for side in box], dtype=np.int32)
-            found[label] = np.argwhere(classes[box] == label).astype(np.int32) + corner
-    return found
+def _sample(region: npt.NDArray[np.bool_], by_slice: bool, rng: np.random.Generator) -> Places:
+    """Positions (n, 3) of voxels of a region that is not empty.
 
-
-def _sample(voxels: Places, rng: np.random.Generator) -> Places:
-    """At most `VOXELS_OF_LABEL` of the voxels, each as likely as the others."""
-    return voxels if len(voxels) <= VOXELS_OF_LABEL else voxels[rng.integers(len(voxels), size=VOXELS_OF_LABEL)]
-
-
-def _sample_of_slices(voxels: Places, rng: np.random.Generator) -> Places:
-    """`PIXELS_OF_SLICE` voxels of every slice that shows the label, so that each slice is as likely as the others."""
-    _, firsts, counts = np.unique(voxels[:, 0], return_index=True, return_counts=True)
-    within = (rng.random((len(counts), PIXELS_OF_SLICE)) * counts[:, None]).astype(np.intp)
-    return np.asarray(voxels[(firsts[:, None] + within).reshape(-1)])
+    At most `VOXELS_OF_LABEL`, each voxel as likely as the others; or, by slice, `PIXELS_OF_SLICE` of every slice that
+    shows the region, so that each of these is as likely as the others.
+    """
+    voxels = np.flatnonzero(region)
+    if by_slice:
+        edges = np.searchsorted(voxels, np.arange(len(region) + 1) * region[0].size)
+        counts = np.diff(edges)
+        shown = np.flatnonzero(counts)
+        within = (rng.random((len(shown), PIXELS_OF_SLICE)) * counts[shown, None]).astype(np.intp)
+        voxels = voxels[(edges[shown, None] + within).reshape(-1)]
+    elif len(voxels) > VOXELS_OF_LABEL:
+        voxels = voxels[rng.integers(len(voxels), size=VOXELS_OF_LABEL)]
+    return np.stack(np.unravel_index(voxels, region.shape), axis=1)
 
 
 def _free_corner(rng: np.random.Generator, side: int, size: int) -> int:
