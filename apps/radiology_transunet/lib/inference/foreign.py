@@ -75,6 +75,13 @@ def take_over(
 
 
 def _read_archive(path: Path) -> dict[str, Tensor]:
+    """The arrays of an archive.
+
+    Raises:
+        ValueError: no archive, or one that was cut.
+    """
+    if not zipfile.is_zipfile(path):
+        raise ValueError("it is no whole archive")
     with np.load(path, allow_pickle=False) as archive:
         return {name: torch.from_numpy(np.ascontiguousarray(archive[name])) for name in archive.files}
 
