@@ -64,6 +64,25 @@ def test_a_first_training_registers_and_promotes_a_version_with_its_manifest(
     assert "first model" in verdict.reason
 
 
+def test_a_training_leaves_its_run_in_the_registry(services: Services, cohort: dict[str, list[int]]) -> None:
+    task, job = services.task(), take(services)
+    run(services, job)
+    (data,) = (services.settings.var / "runs" / task.name).rglob("data.json")
+    found = [(row["name"], row["patient"], row["split"]) for row in json.loads(data.read_text())]
+    names = [f"annotation {number}" for number in (*cohort["pool"], *cohort["calibration"])]
+    splits = ["train"] * 3 + ["held out"] * 2
+    assert found == list(zip(names, ["p1", "p2", "p3", "c1", "c2"], splits, strict=True))
+    assert len(list((data.parent / "pictures").glob("*.png"))) == 2
+
+
+def test_a_registry_that_takes_no_run_ends_no_training(
+    services: Services, cohort: dict[str, list[int]], caplog: pytest.LogCaptureFixture
+) -> None:
+    (services.settings.var / "runs").write_text("a file where the folder should be")
+    assert run(services, take(services)).promoted
+    assert "is not written to the registry" in caplog.text
+
+
 def test_the_mean_is_over_common_labels_and_a_label_empty_in_both_has_no_figure(
     services: Services, cohort: dict[str, list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -29,6 +29,7 @@ from lib.workflows.models import load_version
 from lib.workflows.plan import Plan, fit_config, job_folder, open_plan, require_enough, require_params
 from lib.workflows.presegment import deliver_outbox, enqueue_drafts
 from lib.workflows.promotion import KEPT, PROMOTED, keep, promote, reconcile_promotions
+from lib.workflows.retrain_log import log_retraining
 from lib.workflows.services import Services
 
 if TYPE_CHECKING:
@@ -222,6 +223,7 @@ def _train(
     )
     metrics = _figures(task, fitted.dice)
     save_model(folder / MODEL, Manifest.describe(task, plan.seed, metrics, cases.ids), fitted.state_dict)
+    log_retraining(services, job, config, fitted, (cases, calibration), folder / MODEL, tell, MEASURED)
     return folder / MODEL
 
 
