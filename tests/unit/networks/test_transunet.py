@@ -1,5 +1,5 @@
 from dataclasses import replace
-from math import sqrt
+from math import exp, sqrt
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from lib.core.errors import InvalidSettings, InvalidVolume
 from lib.networks.config import SIZES, NetworkConfig
-from lib.networks.resnet import Bottleneck, StandardisedConv2d, standardise
+from lib.networks.resnet import Bottleneck, StandardisedConv2d, Stem, standardise
 from lib.networks.transunet import Attention, TransUNet, Upsampler, resize_positions
 
 TINY = NetworkConfig(size="tiny", context_slices=1, dropout=0.0)
@@ -30,6 +30,27 @@ def test_the_base_size_has_the_105_million_parameters_of_the_paper() -> None:
     assert parameters(network) == 105_277_081
     assert parameters(network.transformer.blocks) == 85_054_464  # ViT-B: 12 blocks of 7.09 million
     assert network.stride == 16
+
+
+@pytest.mark.parametrize(
+    ("size", "expected", "stride"),
+    [
+        ("small", 3_421_060, 8),
+        ("large", 324_024_729, 16),
+        ("vit-tiny", 6_372_249, 16),
+        ("vit-b16", 91_674_201, 16),
+        ("vit-l16", 310_356_313, 16),
+    ],
+)
+def test_the_other_sizes_have_as_many_parameters_as_their_parts(size: str, expected: int, stride: int) -> None:
+    with torch.device("meta"):
+        network = TransUNet(NetworkConfig(size=size), in_channels=3, classes=9)
+    assert parameters(network) == expected
+    assert network.stride == stride
+    sizes = SIZES[size]
+    attention = 4 * (sizes.hidden**2 + sizes.hidden)
+    mlp = 2 * sizes.hidden * sizes.mlp + sizes.mlp + sizes.hidden
+    assert parameters(network.transformer.blocks) == sizes.layers * (attention + mlp + 4 * sizes.hidden)
 
 
 def test_the_tiny_size_has_between_a_third_and_one_million_parameters(network: TransUNet) -> None:
@@ -64,6 +85,33 @@ def test_attention_equals_the_plain_matrix_formula() -> None:
         mixed.append(weights @ value[..., part])
     expected = F.linear(torch.cat(mixed, dim=-1), attention.out.weight, attention.out.bias)
     torch.testing.assert_close(attention(tokens), expected)
+
+
+def test_attention_weights_by_hand() -> None:
+    attention = Attention(hidden=2, heads=1)
+    nn.init.zeros_(attention.qkv.bias)
+    attention.qkv.weight.data = torch.cat([torch.eye(2)] * 3)  # queries, keys and values are the tokens
+    weights = attention.weights(torch.tensor([[[1.0, 0.0], [0.0, 1.0]]]))
+    near, far = exp(1 / sqrt(2)), 1.0  # scores 1 and 0, divided by the root of d = 2
+    expected = torch.tensor([[near, far], [far, near]]) / (near + far)
+    torch.testing.assert_close(weights[0, 0], expected)
+
+
+def test_attention_maps_agree_with_the_fast_path(network: TransUNet) -> None:
+    images = torch.randn(2, 3, 24, 40)
+    seen: list[tuple[Tensor, Tensor]] = []
+    for block in network.transformer.blocks:
+        block.attention.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0], output)))
+    with torch.inference_mode():
+        network(images)
+        maps = network.attention_maps(images)
+        for block, weights, (tokens, output) in zip(network.transformer.blocks, maps, seen, strict=False):
+            attention = block.attention
+            values = F.linear(tokens, attention.qkv.weight, attention.qkv.bias)[..., 192:]
+            mixed = weights @ values.unflatten(-1, (4, 24)).transpose(1, 2)  # (B, heads, N, d)
+            torch.testing.assert_close(attention.out(mixed.transpose(1, 2).flatten(2)), output, atol=1e-5, rtol=1e-4)
+    assert [tuple(weights.shape) for weights in maps] == [(2, 4, 15, 15)] * 3
+    torch.testing.assert_close(maps[2].sum(-1), torch.ones(2, 4, 15))
 
 
 def test_a_position_embedding_of_the_same_grid_comes_back_unchanged() -> None:
@@ -120,6 +168,49 @@ def test_any_size_that_the_stride_divides_gives_logits_of_that_size(
     assert embedding.shape == (2, 96)
     assert logits.isfinite().all()
     assert logits.std() > 0
+
+
+@pytest.mark.parametrize("channels", [1, 3, 7])
+@pytest.mark.parametrize(("size", "rows", "columns"), [("small", 16, 40), ("vit-tiny", 32, 48)])
+def test_sizes_take_any_number_of_channels_and_rectangles(size: str, channels: int, rows: int, columns: int) -> None:
+    torch.manual_seed(0)
+    network = TransUNet(NetworkConfig(size=size), channels, classes=3).eval()
+    images = torch.randn(1, channels, rows, columns)
+    with torch.inference_mode():
+        logits, embedding = network.segment(images)
+        changed = images.clone()
+        changed[:, -1] += 1.0
+        assert not torch.equal(network(changed), logits)  # the last channel is seen
+    assert logits.shape == (1, 3, rows, columns)
+    assert embedding.shape == (1, 192)
+
+
+def test_a_pure_transformer_projects_patches_and_has_no_skips() -> None:
+    torch.manual_seed(0)
+    network = TransUNet(NetworkConfig(size="vit-tiny"), in_channels=2, classes=3).eval()
+    images = torch.randn(1, 2, 32, 48)
+    assert network.stem is None
+    project, positions = network.transformer.project, network.transformer.positions
+    nn.init.zeros_(positions)
+    patch = images[0, :, 16:32, 32:48]  # the last of 2 x 3
+    expected = (project.weight * patch).sum(dim=(1, 2, 3)) + project.bias
+    torch.testing.assert_close(network.transformer.embed(images)[0, 5], expected, atol=1e-4, rtol=1e-4)
+    assert network.encode(images).skips == ()
+    assert network.encode(images).grid == (2, 3)
+
+
+def test_the_published_stem_pads_its_pooled_features_with_zeros_at_the_end() -> None:
+    sizes = replace(SIZES["base"], stem_channels=4, stage_channels=(8, 8), stage_blocks=(1, 1), norm_groups=2)
+    torch.manual_seed(0)
+    stem = Stem(sizes, in_channels=1)
+    deepest, skips = stem(torch.randn(1, 1, 32, 48))
+    assert [tuple(skip.shape[-2:]) for skip in (deepest, *skips)] == [(4, 6), (8, 12), (16, 24)]
+    assert skips[0][..., -1, :].abs().sum() == 0
+    assert skips[0][..., -1].abs().sum() == 0
+    assert (deepest != 0).any(dim=1)[0, -1].any()
+    whole, skips = Stem(replace(sizes, pool_padding=1), in_channels=1)(torch.randn(1, 1, 32, 48))
+    assert tuple(whole.shape[-2:]) == (4, 6)
+    assert skips[0][..., -1, :].abs().sum() > 0
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(24, 30), (8, 8)])
