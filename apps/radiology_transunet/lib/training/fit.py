@@ -132,15 +132,14 @@ def fit(
         run = Run.start(network_config, schema, config, where, data.counts(), start)
         budget = _budget(config, run, Checkpoint.load(folder, key), monotonic() - started)
         predictor = Predictor(run.average, preprocess, schema, where, VALIDATION_BATCH, predict)
-        reported, kept = 0.0, False
+        reported = 0.0
         while (progress := budget.progress(run.step)) < 1:
             rate = config.learning_rate * rate_factor(progress, config.warmup, config.schedule)
             run.learn(draw_batch(data, config, run.step, where), rate)
-            if validation and config.validate_every and run.step % config.validate_every == 0:
-                kept = run.validated(metrics.mean_dice(validate(predictor, validation)) or 0.0)
+            due = len(validation) > 0 and config.validate_every > 0 and run.step % config.validate_every == 0
+            kept = due and run.validated(metrics.mean_dice(validate(predictor, validation)) or 0.0)
             if kept or run.step % config.checkpoint_every == 0:
                 run.checkpoint(key, budget.clock()).save(folder)
-                kept = False
             if monotonic() - reported >= REPORT_EVERY_S:
                 reported = monotonic()
                 report(_progress(run, budget))
