@@ -3,15 +3,18 @@
 A data team starts a new label set by writing one such file in tasks/, or anywhere and naming its path.
 """
 
+import os
 import re
-from dataclasses import asdict, dataclass, field
+import textwrap
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from lib.core.errors import InvalidTask
-from lib.core.labels import Label, LabelSchema
+from lib.core.labels import ANATOMICAL_STRUCTURE, Code, Label, LabelSchema
 from lib.inference.config import PredictConfig, PreprocessConfig
 from lib.networks.config import NetworkConfig
 from lib.strict import Path as KeyPath
@@ -20,6 +23,10 @@ from lib.training.config import FitConfig
 
 TASKS_FOLDER = Path(__file__).resolve().parents[1] / "tasks"
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9_]{0,47}")
+SUFFIXES = (".yaml", ".yml")
+BLOCKS = ("preprocess", "network", "training", "predict")
+LINE_LENGTH = 120
+COMMENT_COLUMN = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +98,7 @@ def load_task(name_or_path: str | Path) -> Task:
         InvalidTask: no such file, or a wrong one; names file, line, key, what was expected and what came.
     """
     path = Path(name_or_path)
-    if path.suffix not in (".yaml", ".yml"):
+    if path.suffix not in SUFFIXES:
         path = TASKS_FOLDER / f"{name_or_path}.yaml"
     try:
         text = path.read_text(encoding="utf-8")
@@ -108,6 +115,83 @@ def load_task(name_or_path: str | Path) -> Task:
 def task_dict(task: Task) -> dict[str, Any]:
     """The task as plain values, as its file would hold them."""
     return asdict(task)
+
+
+def write_task(task: Task, path: Path, comments: Mapping[str, str]) -> None:
+    """Write a task file for people to read and edit; it appears complete or not at all.
+
+    Args:
+        task: what it says. Options that have their default and no comment are left out.
+        path: of the file.
+        comments: why, by dotted key such as "network.patch" or "labels.0"; "" = above everything.
+
+    Raises:
+        InvalidTask: a name that does not end in .yaml or .yml.
+    """
+    if path.suffix not in SUFFIXES:
+        raise InvalidTask(f"a task file ends in {' or '.join(SUFFIXES)}, got {path.name!r}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unnamed = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    unnamed.write_text("\n".join(_task_lines(task, comments)) + "\n", encoding="utf-8")
+    os.replace(unnamed, path)
+
+
+def _task_lines(task: Task, comments: Mapping[str, str]) -> Iterator[str]:
+    yield from (f"# {line}" for line in textwrap.wrap(comments.get("", ""), LINE_LENGTH - 2))
+    for name in ("name", "description", "modalities"):
+        yield from _entry("", name, getattr(task, name), comments.get(name, ""))
+    yield "labels:"
+    for number, label in enumerate(task.labels):
+        values = {"name": label.name, "id": label.id, "color": label.color, "code": _plain_code(label.code)}
+        if label.category != ANATOMICAL_STRUCTURE:
+            values["category"] = _plain_code(label.category)
+        yield from _commented(f"  - {_flow(values)}", comments.get(f"labels.{number}", ""))
+    for name in ("series_description", "rare"):
+        if getattr(task, name):
+            yield from _entry("", name, getattr(task, name), comments.get(name, ""))
+    for block in BLOCKS:
+        entries = list(_block(block, getattr(task, block), comments))
+        yield from [f"{block}:", *entries] if entries else []
+
+
+def _block(block: str, config: Any, comments: Mapping[str, str]) -> Iterator[str]:
+    """Lines of the options that differ from their defaults or have a comment."""
+    usual = type(config)()
+    for option in fields(config):
+        value, comment = getattr(config, option.name), comments.get(f"{block}.{option.name}", "")
+        if comment or value != getattr(usual, option.name):
+            yield from _entry("  ", option.name, asdict(value) if option.name == "augment" else value, comment)
+
+
+def _entry(indent: str, key: str, value: object, comment: str) -> Iterator[str]:
+    yield from _commented(f"{indent}{key}: {_flow(value)}", comment)
+
+
+def _commented(line: str, comment: str) -> Iterator[str]:
+    """The line with its comment behind it, or above it where that would be too long."""
+    if comment and max(len(line) + 1, COMMENT_COLUMN) + 2 + len(comment) > LINE_LENGTH:
+        indent = line[: len(line) - len(line.lstrip())]
+        yield from (f"{indent}# {part}" for part in textwrap.wrap(comment, LINE_LENGTH - 2 - len(indent)))
+        comment = ""
+    yield f"{line:<{COMMENT_COLUMN - 1}} # {comment}" if comment else line
+
+
+def _flow(value: object) -> str:
+    """A value in one line of YAML."""
+    text: str = yaml.safe_dump(_listed(value), default_flow_style=True, sort_keys=False, width=10_000)
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
+def _listed(value: object) -> object:
+    """Tuples as lists: YAML has no tuples."""
+    if isinstance(value, Mapping):
+        return {key: _listed(inner) for key, inner in value.items()}
+    return [_listed(inner) for inner in value] if isinstance(value, (list, tuple)) else value
+
+
+def _plain_code(code: Code) -> dict[str, str]:
+    scheme = {} if code.scheme == "SCT" else {"scheme": code.scheme}
+    return {"value": code.value, "meaning": code.meaning, **scheme}
 
 
 def _line(node: yaml.Node | None, keys: KeyPath) -> int:
