@@ -67,6 +67,6 @@ def read_case(image: Path, task: Task) -> Case:
 def read_split(data: Path, split: str, task: Task) -> tuple[list[Case], list[Case]]:
     """Cases to learn from and held out."""
     images = images_of(data)
-    held_out = set(divide(sorted({head_of(path) for path in images}), split)[1])
-    cases = [(head_of(path) in held_out, read_case(path, task)) for path in images]
-    return [case for out, case in cases if not out], [case for out, case in cases if out]
+    sets = divide(sorted({head_of(path) for path in images}), split)
+    learn, held_out = ([read_case(path, task) for path in images if head_of(path) in heads] for heads in sets)
+    return learn, held_out
