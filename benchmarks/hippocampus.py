@@ -46,10 +46,16 @@ VOXELS = PreprocessConfig(spacing_mm=(1.0, 1.0, 1.0))
 NETWORKS: Mapping[str, tuple[NetworkConfig, PreprocessConfig, int]] = {
     "transunet2d": (NetworkConfig(size="small", context_slices=0, dropout=0.0), SLICES, 8),
     "transunet2.5d": (NetworkConfig(size="small", context_slices=2, dropout=0.0), SLICES, 8),
-    "transunet3d": (NetworkConfig(kind="transunet3d", size="small", patch=PATCH, dropout=0.0), VOXELS, 2),
+    "transunet3d": (NetworkConfig(kind="transunet3d", size="medium", patch=PATCH, dropout=0.0), VOXELS, 2),
+    "transunet3d-encoder": (
+        NetworkConfig(kind="transunet3d", size="medium", patch=PATCH, dropout=0.0, parts="encoder"),
+        VOXELS,
+        2,
+    ),
     "dynunet": (NetworkConfig(kind="dynunet", size="small", patch=PATCH), VOXELS, 2),
 }
 """Network, preprocessing and batch of each contestant."""
+COMPARED = ("transunet2d", "transunet2.5d", "transunet3d", "dynunet")
 PEER = "dynunet"
 AUGMENT = AugmentConfig(rotate_deg=15, scale=0.15, translate=0.04, gamma=0.3, contrast=0.2, brightness=0.2, noise=0.1)
 RECIPE = FitConfig(learning_rate=3e-3, ema_decay=0.99, foreground=0.5, precision="bf16", augment=AUGMENT)
@@ -149,7 +155,7 @@ def cells_of(options: argparse.Namespace) -> dict[Cell, Made]:
 
 
 def head_means(made: Made, figure: str, label: str | None = None) -> FloatArray:
-    """Mean of a figure over the cases of each head, heads in order; over the labels, or of one label; NaN = no value."""
+    """Mean of a figure over the cases of each head, heads in order; of one label or all; NaN = no value."""
     place = FIGURES.index(figure)
     by_head: dict[str, list[float]] = {}
     for case in made["cases"]:
@@ -215,7 +221,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_options(parser)
     parser.add_argument("--work", type=Path, default=Path("var/benchmarks/hippocampus"), help="what is done so far")
-    parser.add_argument("--networks", nargs="+", choices=tuple(NETWORKS), default=tuple(NETWORKS))
+    parser.add_argument("--networks", nargs="+", choices=tuple(NETWORKS), default=COMPARED)
     parser.add_argument("--minutes", type=float, default=15, help="of two cores, for each fit")
     parser.add_argument("--steps", type=int, help="of each fit, instead of the minutes")
     parser.add_argument("--batch", type=int, help="pictures of a step; empty = 8 slices or 2 patches")
