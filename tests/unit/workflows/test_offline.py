@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from lib.cli.main import build_app
-from lib.core.errors import InvalidInput
+from lib.core.errors import InvalidInput, ManifestMismatch
 from lib.core.geometry import Geometry
 from lib.core.labels import Code, Label
 from lib.core.metrics import LabelMetrics
@@ -131,6 +131,18 @@ def test_training_on_folders_leaves_a_model_that_fits_the_task(task: Task, data:
     assert seen[-1].stage == "validate"
     load_predictor(data / "model", task, "cpu", 2)
     assert sorted(path.name for path in (data / "model").iterdir()) == ["manifest.json", manifest.weights]
+
+
+def test_a_training_starts_from_the_weights_of_the_folder_that_is_named(task: Task, data: Path) -> None:
+    begun = train_folder(
+        data / "images", data / "labels", task, data / "model", TrainOptions(device="cpu"), lambda _: None
+    )
+    options = TrainOptions(device="cpu", start=data / "model")
+    gone_on = train_folder(data / "images", data / "labels", task, data / "next", options, lambda _: None)
+    assert gone_on.fit.losses[0] != begun.fit.losses[0]  # the same batch, seen by other weights
+    other = replace(task, name="others")
+    with pytest.raises(ManifestMismatch, match="task = 'others'"):
+        train_folder(data / "images", data / "labels", other, data / "other", options, lambda _: None)
 
 
 def test_a_label_on_another_grid_is_refused_with_its_file(task: Task, data: Path) -> None:
