@@ -1,4 +1,5 @@
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from lib.core.errors import InvalidSettings
 from lib.training.augment import Draw, Intensities, Mixing, Moves, apply, draw
 from lib.training.augment_space import CONTROL_POINTS, bend, spline_weights, thickness
 from lib.training.config import AugmentConfig
@@ -324,6 +326,21 @@ def test_steps_are_mixed_as_often_as_the_config_says() -> None:
     assert 55 < sum(mixing is not None and mixing.blends for mixing in drawn) < 105
     assert 160 < sum(mixing is not None and not mixing.blends for mixing in drawn) < 240
     assert all(len(mixing.corner) in (0, 3) and 0 <= mixing.weight <= 1 for mixing in drawn if mixing is not None)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"elastic": -0.1}, "elastic is out of range"),
+        ({"low_resolution": -1.0}, "low_resolution must be 0 or more, got -1.0"),
+        ({"share": 1.5}, "share must be from 0 to 1, got 1.5"),
+        ({"mixup": 0.7, "cutmix": 0.4}, "must share the steps"),
+        ({"flips": ("diagonal",)}, "flips may hold"),
+    ],
+)
+def test_options_out_of_range_are_refused(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidSettings, match=words):
+        AugmentConfig(**options)
 
 
 @settings(max_examples=40, deadline=None)

@@ -47,9 +47,17 @@ class AugmentConfig:
     cutmix: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("rotate_deg", "scale", "translate", "gamma", "contrast", "brightness", "noise"):
+        for name in ("rotate_deg", "scale", "translate", "gamma", "contrast", "brightness", "noise", "elastic"):
             if not 0 <= getattr(self, name) < (180 if name == "rotate_deg" else 1):
                 raise InvalidSettings(f"training.augment.{name} is out of range, got {getattr(self, name)}")
+        if self.low_resolution < 0:
+            raise InvalidSettings(f"training.augment.low_resolution must be 0 or more, got {self.low_resolution}")
+        for name in ("share", "mixup", "cutmix"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InvalidSettings(f"training.augment.{name} must be from 0 to 1, got {getattr(self, name)}")
+        if self.mixup + self.cutmix > 1:
+            steps = f"{self.mixup} and {self.cutmix}"
+            raise InvalidSettings(f"training.augment.mixup and cutmix must share the steps (at most 1), got {steps}")
         unknown = [axis for axis in self.flips if axis not in get_args(FlipAxis)]
         if unknown:
             raise InvalidSettings(f"training.augment.flips may hold {get_args(FlipAxis)}, got {unknown}")
