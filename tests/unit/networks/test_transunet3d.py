@@ -87,17 +87,17 @@ def test_enlarging_equals_the_transposed_convolution_whose_kernel_is_its_stride(
 
 def test_masked_attention_equals_the_plain_matrix_formula_over_what_is_seen() -> None:
     torch.manual_seed(3)
-    attention = Attention(hidden=12, heads=3)
-    queries, keys, values = torch.randn(2, 4, 12), torch.randn(2, 7, 12), torch.randn(2, 7, 12)
+    attention = Attention(hidden=12, heads=3, memory=5)
+    queries, memory, positions = torch.randn(2, 4, 12), torch.randn(2, 7, 5), torch.randn(1, 7, 12)
     seen = torch.rand(2, 4, 7) > 0.4
     seen[:, :, 0] = True
-    q, k, v = attention.query(queries), attention.key(keys), attention.value(values)
+    q, k, v = attention.query(queries), attention.key(memory) + positions, attention.value(memory)
     mixed = []
     for part in (slice(0, 4), slice(4, 8), slice(8, 12)):
         scores = (q[..., part] @ k[..., part].transpose(1, 2) / sqrt(4)).masked_fill(~seen, -torch.inf)
         mixed.append(scores.softmax(dim=-1) @ v[..., part])
     expected = attention.out(torch.cat(mixed, dim=-1))
-    torch.testing.assert_close(attention(queries, keys, values, seen), expected)
+    torch.testing.assert_close(attention(queries, memory, positions, seen), expected)
 
 
 def test_a_query_sees_where_its_class_is_likelier_than_by_chance() -> None:
@@ -241,7 +241,9 @@ def test_a_patch_that_the_strides_do_not_divide_is_refused_with_one_that_they_do
         config(patch=(16, 33, 32))
 
 
-@pytest.mark.parametrize("parts", PARTS)
-def test_two_cases_are_learned_by_heart(parts: str) -> None:
+@pytest.mark.parametrize(
+    ("parts", "steps", "rate"), [("both", 250, 7e-3), ("encoder", 120, 1e-2), ("decoder", 150, 1e-2)]
+)
+def test_two_cases_are_learned_by_heart(parts: str, steps: int, rate: float) -> None:
     images, classes = two_cases(8, 16, 16)
-    assert overfit(network(parts=parts, patch=(8, 16, 16)), images, classes, steps=120) > 0.98
+    assert overfit(network(parts=parts, patch=(8, 16, 16)), images, classes, steps, rate) > 0.98

@@ -129,29 +129,38 @@ class Decoder3d(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention of queries to a memory: softmax(q k^T / sqrt(d)) v for each head."""
+    """Multi-head attention of queries to a memory: softmax(q k^T / sqrt(d)) v for each head.
 
-    def __init__(self, hidden: int, heads: int) -> None:
+    Args:
+        hidden: width D of a query.
+        heads: attention heads.
+        memory: width M of a token of the memory; None = that of a query.
+    """
+
+    def __init__(self, hidden: int, heads: int, memory: int | None = None) -> None:
         super().__init__()
         self.heads = heads
         self.query = nn.Linear(hidden, hidden)
-        self.key = nn.Linear(hidden, hidden, bias=False)  # a bias of the keys cancels in the softmax
-        self.value = nn.Linear(hidden, hidden)
+        self.key = nn.Linear(memory or hidden, hidden, bias=False)  # a bias of the keys cancels in the softmax
+        self.value = nn.Linear(memory or hidden, hidden)
         self.out = nn.Linear(hidden, hidden)
 
-    def forward(self, queries: Tensor, keys: Tensor, values: Tensor, seen: Tensor | None = None) -> Tensor:
-        """Queries (B, Q, D), keys and values (B, N, D) to mixtures of the values (B, Q, D).
+    def forward(
+        self, queries: Tensor, memory: Tensor, positions: Tensor | None = None, seen: Tensor | None = None
+    ) -> Tensor:
+        """Queries (B, Q, D) and a memory (B, N, M) to mixtures of the memory's values (B, Q, D).
 
         Args:
             queries: what asks.
-            keys: what is asked.
-            values: what the keys stand for.
+            memory: what is asked.
+            positions: (1, N, D), added to the keys.
             seen: (B, Q, N) bool, which tokens a query may see; each must see one at least. None = all.
         """
+        keys = self.key(memory) if positions is None else self.key(memory) + positions
         split = "b n (heads d) -> b heads n d"
         query = rearrange(self.query(queries), split, heads=self.heads)
-        key = rearrange(self.key(keys), split, heads=self.heads)
-        value = rearrange(self.value(values), split, heads=self.heads)
+        key = rearrange(keys, split, heads=self.heads)
+        value = rearrange(self.value(memory), split, heads=self.heads)
         mask = None if seen is None else seen[:, None]  # the same for every head
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)  # (B, heads, Q, d)
         mixed: Tensor = self.out(rearrange(attended, "b heads n d -> b n (heads d)"))  # (B, Q, D)
@@ -180,7 +189,7 @@ class SelfAttentionBlock(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Tokens (B, N, D) to (B, N, D)."""
         normed = self.attention_norm(tokens)
-        tokens = tokens + self.attention(normed, normed, normed)
+        tokens = tokens + self.attention(normed, normed)
         mixed: Tensor = tokens + self.mlp(self.mlp_norm(tokens))
         return mixed
 

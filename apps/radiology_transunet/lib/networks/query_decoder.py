@@ -54,17 +54,17 @@ def visible(logits: Tensor) -> Tensor:
 
 
 class Refinement(nn.Module):
-    """One round: queries look at their part of the image, then at each other."""
+    """One round: queries look at their part of the image, features of so many channels, then at each other."""
 
-    def __init__(self, sizes: Architecture3d, dropout: float) -> None:
+    def __init__(self, sizes: Architecture3d, channels: int, dropout: float) -> None:
         super().__init__()
         self.look_norm = nn.LayerNorm(sizes.query_hidden)
-        self.look = Attention(sizes.query_hidden, sizes.heads)
+        self.look = Attention(sizes.query_hidden, sizes.heads, channels)
         self.exchange = SelfAttentionBlock(sizes.query_hidden, sizes.heads, sizes.query_mlp, dropout)
 
     def forward(self, queries: Tensor, tokens: Tensor, positions: Tensor, seen: Tensor) -> Tensor:
-        """Queries (B, Q, D), tokens (B, N, D) of a level at their positions, seen (B, Q, N), to queries (B, Q, D)."""
-        queries = queries + self.look(self.look_norm(queries), tokens + positions, tokens, seen)
+        """Queries (B, Q, D), tokens (B, N, C) at positions (1, N, D), seen (B, Q, N), to queries (B, Q, D)."""
+        queries = queries + self.look(self.look_norm(queries), tokens, positions, seen)
         exchanged: Tensor = self.exchange(queries)
         return exchanged
 
@@ -93,8 +93,8 @@ class QueryDecoder(nn.Module):
         super().__init__()
         self.classes, self.per_class = classes, sizes.queries
         self.queries = nn.Parameter(torch.randn(classes * sizes.queries, sizes.query_hidden))
-        self.project = nn.ModuleList(nn.Linear(width, sizes.query_hidden) for width in channels)
-        self.rounds = nn.ModuleList(Refinement(sizes, dropout) for _ in range(sizes.rounds))
+        widths = [*channels, *[channels[-1]] * sizes.rounds][: sizes.rounds]
+        self.rounds = nn.ModuleList(Refinement(sizes, width, dropout) for width in widths)
         self.norm = nn.LayerNorm(sizes.query_hidden)
         self.ask = nn.Sequential(
             Mlp(sizes.query_hidden, sizes.query_mlp, dropout), nn.Linear(sizes.query_hidden, sizes.mask_channels)
@@ -120,15 +120,14 @@ class QueryDecoder(nn.Module):
         queries = self.queries.expand(len(fine), -1, -1)
         earlier: list[Tensor] = []
         for index, refine in enumerate(self.rounds):
-            depth = min(index, len(levels) - 1)
-            level = levels[depth]
+            level = levels[min(index, len(levels) - 1)]
             slices, rows, columns = level.shape[2:]
             coarse = F.adaptive_avg_pool3d(features, (slices, rows, columns))
             logits = self.compare(queries, coarse)  # (B, classes, s, h, w)
             earlier.insert(0, logits)
             seen = visible(logits.flatten(2)).repeat_interleave(self.per_class, dim=1)  # (B, Q, N)
-            tokens = self.project[depth](rearrange(level, "b c s h w -> b (s h w) c"))  # (B, N, D)
-            queries = refine(queries, tokens, sine_positions(level, tokens.shape[-1]), seen)
+            tokens = rearrange(level, "b c s h w -> b (s h w) c")  # (B, N, C)
+            queries = refine(queries, tokens, sine_positions(level, queries.shape[-1]), seen)
         final = self.compare(queries, subvoxel_features)  # (B, classes, k, s, h, w)
         return [final.flatten(1, 2), *earlier]
 
