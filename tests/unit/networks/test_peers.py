@@ -11,7 +11,7 @@ from lib.core.errors import InvalidSettings, InvalidVolume
 from lib.networks.build import build
 from lib.networks.config import NetworkConfig, config_stride
 from lib.networks.network import Network
-from lib.networks.peers import DynUNetPeer, UnetrPeer
+from lib.networks.peer_networks import DynUNetPeer, UnetrPeer
 from overfitting import overfit, two_cases
 
 KINDS = ("dynunet", "unet", "attentionunet", "segresnet", "swinunetr", "unetr")
