@@ -2,7 +2,7 @@ import pytest
 import yaml
 
 from lib.core.errors import InvalidTask
-from lib.taskfile import TASKS_FOLDER, load_task
+from lib.taskfile import TASKS_FOLDER, load_task, write_task
 
 BTCV = (
     "spleen", "right kidney", "left kidney", "gallbladder", "esophagus", "liver", "stomach", "aorta",
@@ -58,7 +58,7 @@ def test_a_task_of_ones_own_is_read_from_its_path(write):
         ("    id: 2\n", "    id: 1\n", r"own id, got 1 twice"),
         ("    id: 2\n", "", r"brain.yaml:6: labels.1.id: Field required"),
         ("network: {size: tiny}", "network: {sise: tiny}", r"brain.yaml:10: unknown key 'network.sise'"),
-        ("network: {size: tiny}", "network: {size: huge}", r"brain.yaml:10: network: network.size must .*'huge'"),
+        ("network: {size: tiny}", "network: {size: huge}", r"brain.yaml:10: network: network.size of .* must .*'huge'"),
         ("network:", "networks:", r"brain.yaml:10: unknown key 'networks'"),
         ("modalities: [MR]", "modalities: []", "at least one DICOM modality"),
         ("name: brain_mr", "name: Brain MR", "lower-case letters"),
@@ -83,6 +83,30 @@ def test_a_series_of_another_modality_or_description_is_not_for_the_task():
     assert task.why_not("CT", "Abdomen PHANTOM 3 mm") is None
     assert "takes CT, the series is MR" in task.why_not("MR", "phantom")
     assert "'phantom', got 'Thorax'" in task.why_not("CT", "Thorax")
+
+
+@pytest.mark.parametrize("path", sorted(TASKS_FOLDER.glob("*.yaml")), ids=lambda p: p.stem)
+def test_a_task_that_is_written_reads_back_equal(path, tmp_path):
+    task = load_task(path)
+    write_task(task, tmp_path / "again.yaml", {})
+    assert load_task(tmp_path / "again.yaml") == task
+    assert [file.name for file in tmp_path.iterdir()] == ["again.yaml"]
+
+
+def test_a_written_task_gives_its_reasons_beside_the_values_or_above_where_they_are_long(write, tmp_path):
+    task, long = load_task(write(GOOD)), "long reasons " * 12
+    comments = {"": "Made by hand.", "network.size": "for CPUs", "labels.0": "in all cases", "training.steps": long}
+    write_task(task, tmp_path / "task.yaml", comments)
+    lines = (tmp_path / "task.yaml").read_text().splitlines()
+    assert lines[0] == "# Made by hand."
+    assert "  size: tiny                    # for CPUs" in lines
+    above = lines.index("  steps: 600")
+    assert lines[above - 2].startswith("  # long reasons")
+    assert lines[above - 1].startswith("  # ")
+    assert max(map(len, lines)) <= 120
+    assert "predict:" not in lines  # nothing to say
+    with pytest.raises(InvalidTask, match=r"ends in .yaml or .yml, got 'task.txt'"):
+        write_task(task, tmp_path / "task.txt", {})
 
 
 def test_shipped_tasks_do_not_repeat_a_color():
