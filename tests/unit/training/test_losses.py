@@ -176,7 +176,7 @@ def test_class_weights_enter_both_terms() -> None:
     classes = torch.tensor([[[1, 2]]])
     weights = torch.tensor([1.0, 3.0, 1.0])
     dice = [(2 * 0.3 + 1) / (0.9 + 1 + 1), (2 * 0.3 + 1) / (0.8 + 1 + 1)]
-    soft = (3 * (1 - dice[0]) + (1 - dice[1])) / 4
+    soft = (3 * (1 - dice[0]) + (1 - dice[1])) / 2
     entropy = (3 * -log(0.3) - log(0.3)) / 4
     found = segmentation_loss([probabilities.log()], Target(classes), FitConfig(dice_weight=0.25), weights)
     assert found.value.item() == pytest.approx(0.25 * soft + 0.75 * entropy)

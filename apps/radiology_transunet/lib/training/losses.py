@@ -178,7 +178,7 @@ def overlap_of(probabilities: Tensor, classes: Tensor) -> Overlap:
 
 
 def overlap_loss(overlap: Overlap, alpha: float = 0.5, weights: Tensor | None = None) -> Tensor:
-    """1 - weighted mean of the labels' scores; with alpha 0.5 the soft Dice loss.
+    """Mean over the labels of weight x (1 - score); with alpha 0.5 the soft Dice loss.
 
     Milletari et al., arXiv:1606.04797, with plain sums below the line, over the whole batch. A label that no picture of
     the batch shows has no overlap to raise and is left to cross-entropy; a batch without labels has loss 0.
@@ -188,9 +188,9 @@ def overlap_loss(overlap: Overlap, alpha: float = 0.5, weights: Tensor | None = 
         alpha: weight of false positives; false negatives have the rest of 1.
         weights: (C - 1,) of each label; None = all alike.
     """
-    shares = overlap.shown.float() if weights is None else overlap.shown * weights
-    missing = (1 - overlap.score(alpha)) * shares
-    return missing.sum() / torch.where(overlap.shown.any(), shares.sum(), torch.ones_like(shares[0]))
+    missing = (1 - overlap.score(alpha)) * overlap.shown
+    weighted = missing if weights is None else missing * weights
+    return weighted.sum() / overlap.shown.sum().clamp_min(1)
 
 
 def nearest_classes(classes: Tensor, size: Sequence[int]) -> Tensor:

@@ -9,13 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-LOWEST, HIGHEST = 0.5, 4.0
-"""Bounds of a label's weight; none may silence the others."""
+HIGHEST = 4.0
+"""Largest weight of a label; the smallest is 1, so that what is gained for one is not taken from the others."""
 DECAY = 0.95
 """Of the running Dice, for each batch that shows the label."""
 LEAST_MISSING = 0.02
 """Of a label's Dice to 1; below it, lagging means nothing."""
-HALVINGS = 60
 
 Weights = npt.NDArray[np.float64]
 
@@ -66,9 +65,10 @@ def lag(running: RunningDice) -> Weights:
 
 
 def label_weights(counts: Sequence[int], total: int, running: RunningDice) -> Weights:
-    """Weight of each label: 1 / effective number x lag, with mean 1 and each within [0.5, 4].
+    """Weight of each label: 1 / effective number x lag, over the median of the labels, within [1, 4].
 
-    A label that never occurs has weight 1 and no part in the mean.
+    So half of the labels weigh 1, as they would without weights. A label that never occurs weighs 1 and has no part in
+    the median.
 
     Args:
         counts: samples that show each label.
@@ -79,17 +79,5 @@ def label_weights(counts: Sequence[int], total: int, running: RunningDice) -> We
     weights = np.ones(len(counts))
     if occurs.any():
         raw = lag(running)[occurs] / effective_number([n for n in counts if n > 0], total)
-        weights[occurs] = bounded(raw)
+        weights[occurs] = np.clip(raw / np.median(raw), 1.0, HIGHEST)
     return weights
-
-
-def bounded(raw: Weights) -> Weights:
-    """Positive weights times one factor, clipped to [0.5, 4], the factor such that their mean is 1."""
-    low, high = LOWEST / raw.max(), HIGHEST / raw.min()  # all at the lower bound, all at the upper one
-    for _ in range(HALVINGS):
-        middle = np.sqrt(low * high)
-        if np.clip(middle * raw, LOWEST, HIGHEST).mean() < 1:
-            low = middle
-        else:
-            high = middle
-    return np.asarray(np.clip(high * raw, LOWEST, HIGHEST))
