@@ -57,3 +57,14 @@ def test_a_batch_norm_without_running_statistics_stays() -> None:
     layers = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2, track_running_stats=False))
     fuse(layers)
     assert isinstance(layers[1], nn.BatchNorm2d)
+
+
+def test_folding_keeps_groups_dilation_and_the_kind_of_padding_of_a_convolution() -> None:
+    torch.manual_seed(1)
+    convolution = nn.Conv2d(4, 6, 3, stride=2, padding=2, dilation=2, groups=2, padding_mode="reflect")
+    layers = drawn(nn.Sequential(convolution, nn.BatchNorm2d(6)))
+    images = torch.randn(2, 4, 9, 8)
+    with torch.inference_mode():
+        before = layers(images)
+        torch.testing.assert_close(fuse(layers)(images), before, atol=1e-5, rtol=1e-4)
+    assert isinstance(layers[1], nn.Identity)

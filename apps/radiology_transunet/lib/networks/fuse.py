@@ -51,11 +51,19 @@ def _fold_batch_norms(layers: nn.Sequential) -> None:
 
 
 def _with_kernels(like: nn.Conv2d, kernels: torch.Tensor, bias: torch.Tensor | None) -> nn.Conv2d:
-    """A plain convolution with the stride and padding of another one."""
-    out, channels, rows, columns = kernels.shape
-    assert isinstance(like.padding, tuple)
-    padding = like.padding[0], like.padding[1]
-    plain = nn.Conv2d(channels, out, (rows, columns), (like.stride[0], like.stride[1]), padding, bias=bias is not None)
+    """A plain convolution that differs from another one in its numbers alone."""
+    plain = nn.Conv2d(
+        like.in_channels,
+        like.out_channels,
+        like.kernel_size,  # type: ignore[arg-type]
+        like.stride,  # type: ignore[arg-type]
+        like.padding,  # type: ignore[arg-type]
+        like.dilation,  # type: ignore[arg-type]
+        like.groups,
+        bias=False,
+        padding_mode=like.padding_mode,
+        device="meta",  # nothing is drawn: the kernels come next
+    )
     plain.weight = nn.Parameter(kernels)
     plain.bias = None if bias is None else nn.Parameter(bias)
     return plain
