@@ -116,6 +116,15 @@ def test_what_is_missing_unknown_or_of_another_shape_is_named_in_one_error(ours:
     )
 
 
+@pytest.mark.parametrize("name", ["MlpBlock_3/Dense_0", "MlpBlock_3/Dense_1"])
+def test_a_dense_layer_of_an_archive_with_its_axes_the_other_way_round_is_refused(name: str, ours: Ours) -> None:
+    foreign = archive_of(reference(PURE))
+    kernel = f"Transformer/encoderblock_0/{name}/kernel"
+    foreign[kernel] = foreign[kernel].t()
+    with pytest.raises(InvalidWeights, match=f"cannot come from {kernel}"):
+        filled(ours(PURE), foreign)
+
+
 def test_a_head_of_other_classes_is_refused_unless_a_fresh_one_is_asked_for(ours: Ours) -> None:
     foreign, network = reference(HYBRID).state_dict(), ours(HYBRID, classes=5)
     mine = network.upsampler.head.weight.detach().clone()

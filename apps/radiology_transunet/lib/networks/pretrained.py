@@ -205,15 +205,16 @@ def _joined(tensors: Sequence[Tensor], wanted: torch.Size, layout: Layout) -> Te
 
 
 def _from_archive(tensor: Tensor, wanted: torch.Size) -> Tensor:
-    """An array of a vision transformer's archive with the axes of PyTorch.
+    """An array of a vision transformer's archive with the axes of PyTorch; of a wrong shape where it does not fit.
 
     Convolutions lie there as (rows, columns, in, out), dense layers as (in, out) of which one may be split into
     (heads, d), scales of the stem's norms as (1, 1, 1, channels).
     """
     if len(wanted) == 4 and tensor.ndim == 4:
         return tensor.permute(3, 2, 0, 1).contiguous()
-    if len(wanted) == 2 and tensor.numel() % wanted[1] == 0:
-        return tensor.reshape(wanted[1], -1).t().contiguous()
+    if len(wanted) == 2 and tensor.ndim >= 2:
+        split_out = tensor.shape[0] == wanted[1]  # else the inputs are
+        return (tensor.flatten(1) if split_out else tensor.flatten(0, -2)).t().contiguous()
     return tensor.flatten() if len(wanted) == 1 else tensor
 
 
