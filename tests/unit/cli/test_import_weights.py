@@ -155,6 +155,12 @@ def test_wrapped_and_parallel_checkpoints_are_read_like_plain_ones(tmp_path: Pat
     torch.testing.assert_close(read_weights(tmp_path / "w"), plain)
 
 
+def test_weights_of_a_training_that_diverged_are_refused_by_name(tmp_path: Path) -> None:
+    torch.save({"a": torch.ones(2), "b": torch.tensor([1.0, torch.nan]), "steps": torch.tensor(3)}, tmp_path / "w.pth")
+    with pytest.raises(InvalidWeights, match=r"w\.pth must hold finite numbers, got others in b$"):
+        read_weights(tmp_path / "w.pth")
+
+
 def test_files_of_another_kind_are_refused(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="there is no file"):
         read_weights(tmp_path / "none.pth")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lib.core.errors import InvalidSettings, InvalidWeights, NotFound
 from lib.networks.config import NetworkConfig
-from lib.networks.pretrained import Head, Imported, classes_of, convert
+from lib.networks.pretrained import MOST_NAMED, Head, Imported, classes_of, convert
 from lib.networks.transunet import TransUNet
 
 ARCHIVE_SUFFIX = ".npz"
@@ -32,16 +32,19 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
     Raises:
         NotFound: no such file.
-        InvalidWeights: a file of another kind, or one that holds objects.
+        InvalidWeights: a file of another kind, one that holds objects, or numbers that are not finite.
     """
     if not path.is_file():
         raise NotFound(f"there is no file {path}")
     try:
-        return _read_archive(path) if path.suffix == ARCHIVE_SUFFIX else _read_checkpoint(path)
+        found = _read_archive(path) if path.suffix == ARCHIVE_SUFFIX else _read_checkpoint(path)
     except UNREADABLE as error:
         raise InvalidWeights(
             f"{path} must be a PyTorch checkpoint of tensors or a NumPy archive (.npz): {error}"
         ) from error
+    if broken := [name for name, value in found.items() if not bool(value.isfinite().all())]:
+        raise InvalidWeights(f"{path} must hold finite numbers, got others in {', '.join(broken[:MOST_NAMED])}")
+    return found
 
 
 def take_over(
