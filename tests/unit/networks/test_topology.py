@@ -1,3 +1,5 @@
+from math import inf, nan
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -89,8 +91,17 @@ def test_the_plan_does_not_depend_on_the_unit_of_length_or_the_order_of_the_axes
     assert plan_strides(patch, [mm * 4 for mm in spacing_mm]) == plan_strides(patch, spacing_mm)
 
 
-@pytest.mark.parametrize(("patch", "spacing_mm"), [((0, 8, 8), (1, 1, 1)), ((8, 8), (1, 1, 1)), ((8, 8, 8), (1, 0, 1))])
-def test_sides_and_spacings_that_are_not_positive_are_refused(
+@pytest.mark.parametrize(
+    ("patch", "spacing_mm"),
+    [
+        ((0, 8, 8), (1, 1, 1)),
+        ((8, 8), (1, 1, 1)),
+        ((8, 8, 8), (1, 0, 1)),
+        ((8, 8, 8), (1, nan, 1)),
+        ((8, 8, 8), (1, inf, 1)),
+    ],
+)
+def test_sides_and_spacings_that_are_not_positive_numbers_are_refused(
     patch: tuple[int, ...], spacing_mm: tuple[float, ...]
 ) -> None:
     with pytest.raises(InvalidSettings, match="three positive sides"):

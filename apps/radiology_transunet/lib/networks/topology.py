@@ -5,7 +5,7 @@ Methods 2021, supplementary note 2. All sides are in voxels and all triples run 
 """
 
 from collections.abc import Sequence
-from math import ceil, prod
+from math import ceil, inf, prod
 
 from lib.core.errors import InvalidSettings
 
@@ -36,7 +36,8 @@ def plan_strides(
     Raises:
         InvalidSettings: not three positive numbers.
     """
-    if len(patch) != 3 or len(spacing_mm) != 3 or min(patch) < 1 or not min(spacing_mm) > 0 or deepest < 1:
+    measured = len(spacing_mm) == 3 and all(0 < mm < inf for mm in spacing_mm)
+    if len(patch) != 3 or min(patch) < 1 or not measured or deepest < 1:
         raise InvalidSettings(
             f"a plan needs three positive sides, three positive spacings and a positive deepest side, "
             f"got {tuple(patch)}, {tuple(spacing_mm)} and {deepest}"
