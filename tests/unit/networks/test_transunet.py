@@ -257,6 +257,9 @@ def test_the_base_size_runs_with_the_published_batch_norm_and_three_skips() -> N
         ({"size": "huge"}, "one of tiny, small, base, large, vit-tiny, vit-b16, vit-l16, got 'huge'"),
         ({"context_slices": 9}, "0 to 3, got 9"),
         ({"dropout": 1.0}, "below 1, got 1.0"),
+        ({"channels": (8, 16)}, r"network.channels must be left out with transunet, got \(8, 16\)"),
+        ({"parts": "encoder"}, "network.parts of transunet must be both, got 'encoder'"),
+        ({"strides": ((2, 2, 2),)}, r"name a patch, got \(\(2, 2, 2\),\)"),
     ],
 )
 def test_a_wrong_option_is_refused_with_what_came(options: dict[str, object], message: str) -> None:

@@ -234,6 +234,11 @@ def test_build_makes_it_and_wrong_channels_are_refused() -> None:
         build(config(channels=(8, 16)), 3)
 
 
+def test_parts_that_there_are_not_are_refused() -> None:
+    with pytest.raises(InvalidSettings, match=r"of transunet3d must be one of both, encoder, decoder, got 'none'"):
+        config(parts="none")
+
+
 def test_a_patch_that_the_strides_do_not_divide_is_refused_with_one_that_they_do() -> None:
     with pytest.raises(
         InvalidSettings, match=r"multiples of \(4, 8, 8\) as its sides, got \(16, 33, 32\); take \(16, 40, 32\)"

@@ -124,6 +124,10 @@ PLANNED_PEERS = ("dynunet", "unet", "attentionunet")
 FIXED_PEERS: Mapping[str, int] = MappingProxyType({"segresnet": 8, "swinunetr": 32, "unetr": 16})
 """Peers with strides of their own: what every side must be a multiple of."""
 
+PARTS = ("both", "encoder", "decoder")
+DEEPLY_SUPERVISED = ("transunet3d", "dynunet")
+"""Kinds with heads on coarser levels, unless the config says no."""
+
 SIZES_OF: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "transunet": tuple(SIZES),
@@ -151,12 +155,15 @@ class NetworkConfig:
             with voxels as long as wide. Planned are "transunet3d", "dynunet", "unet" and "attentionunet"; the others
             have strides of their own.
         channels: of each stage of a planned network; empty = those of the size. One more than there are strides; a
-            folded size of "transunet3d" has no stage at the full resolution: as many as there are strides.
-        deep_supervision: whether training also looks at the coarser outputs, where the kind has them.
+            folded size of "transunet3d" has no stage at the full resolution: as many as there are strides. Of the
+            first stage alone for a peer with strides of its own; not for "transunet".
+        deep_supervision: whether training also looks at the coarser outputs, where the kind has them: "transunet3d"
+            and "dynunet".
         parts: of transunet3d: which transformers it has, "both", "encoder" or "decoder".
 
     Raises:
-        InvalidSettings: a kind or size that does not exist, a number out of range, a patch that the kind cannot take.
+        InvalidSettings: a kind or size that does not exist, a number out of range, a patch that the kind cannot take,
+            strides, channels or parts that it does not have.
     """
 
     kind: Kind = "transunet"
@@ -181,6 +188,10 @@ class NetworkConfig:
             )
         if not 0.0 <= self.dropout < 1.0:
             raise InvalidSettings(f"network.dropout must be at least 0 and below 1, got {self.dropout}")
+        if self.parts not in PARTS or (self.parts != "both" and self.kind != "transunet3d"):
+            known = f"one of {', '.join(PARTS)}" if self.kind == "transunet3d" else "both"
+            raise InvalidSettings(f"network.parts of {self.kind} must be {known}, got {self.parts!r}")
+        self._check_stages()
         self._check_patch()
 
     @property
@@ -218,18 +229,31 @@ class NetworkConfig:
             return self.architecture
         return SIZES_3D[self.size] if self.kind == "transunet3d" else SIZES_OF_PEERS[self.size]
 
-    def _check_patch(self) -> None:
+    def _check_stages(self) -> None:
         object.__setattr__(self, "strides", tuple(tuple(stride) for stride in self.strides))
         object.__setattr__(self, "channels", tuple(self.channels))
         if any(len(stride) != 3 or not {*stride} <= {1, 2} for stride in self.strides):
             raise InvalidSettings(f"network.strides must be triples of 1 and 2, got {self.strides}")
         if self.channels and min(self.channels) < 1:
             raise InvalidSettings(f"network.channels must be positive numbers, got {self.channels}")
+        if self.strides and self.patch is None:
+            raise InvalidSettings(f"network.strides are for networks of patches; name a patch, got {self.strides}")
+        if self.strides and self.kind in FIXED_PEERS:
+            raise InvalidSettings(f"network.strides must be left out with {self.kind}, got {self.strides}")
+        if self.channels and self.kind == "transunet":
+            raise InvalidSettings(
+                f"network.channels must be left out with transunet, got {self.channels}; see its sizes"
+            )
+        if len(self.channels) > 1 and self.kind in FIXED_PEERS:
+            raise InvalidSettings(
+                f"network.channels of {self.kind} must be one number, the further stages follow from it, "
+                f"got {self.channels}"
+            )
+
+    def _check_patch(self) -> None:
         if self.patch is None:
             if self.kind == "transunet3d":
                 raise InvalidSettings("network.patch of transunet3d must be (slices, rows, columns), got none")
-            if self.strides:
-                raise InvalidSettings(f"network.strides are for networks of patches; name a patch, got {self.strides}")
             return
         object.__setattr__(self, "patch", tuple(self.patch))
         if self.kind == "transunet":

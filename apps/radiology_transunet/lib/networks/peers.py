@@ -25,8 +25,8 @@ def build_peer(config: NetworkConfig, classes: int) -> Network:
     """An untrained network of MONAI.
 
     The planned ones ("dynunet", "unet", "attentionunet") take strides and channels from the config. "segresnet",
-    "swinunetr" and "unetr" have strides of their own and double their channels from stage to stage: they take the
-    first of the config's.
+    "swinunetr" and "unetr" have strides of their own and double their channels from stage to stage: they take those of
+    the first.
 
     Args:
         config: which one; with a patch it has three dimensions, else two and slices as channels.
@@ -56,10 +56,9 @@ def _planned(config: NetworkConfig) -> tuple[tuple[tuple[int, ...], ...], tuple[
     """Strides of each stage after the first, and channels of each stage."""
     strides = tuple(_sides(config, stride) for stride in config.planned_strides)
     if len(strides) < 2:
-        raise InvalidSettings(
-            f"network.kind {config.kind} needs a patch that can be halved twice, got {config.patch} with the strides "
-            f"{strides}"
-        )
+        patch = f"a patch that can be halved twice, got {config.patch} with the strides {strides}"
+        needed = patch if config.of_patches else f"network.channels of three stages or more, got {config.channels}"
+        raise InvalidSettings(f"network.kind {config.kind} needs {needed}")
     channels = config.channels or _size(config).channels(len(strides) + 1)
     if len(channels) != len(strides) + 1:
         raise InvalidSettings(
@@ -135,7 +134,7 @@ def _swinunetr(config: NetworkConfig, classes: int) -> Network:
 
     features = config.channels[0] if config.channels else _size(config).features
     if features % 12:
-        raise InvalidSettings(f"the first of network.channels of swinunetr must be a multiple of 12, got {features}")
+        raise InvalidSettings(f"network.channels of swinunetr must be a multiple of 12, got {features}")
     module = SwinUNETR(**_common(config, classes), feature_size=features, drop_rate=config.dropout)
     return Peer(module, module.encoder10, _multiples(config))
 
