@@ -126,6 +126,12 @@ def test_a_manifest_from_before_there_were_kinds_still_fits_the_same_network(tas
         load_predictor(folder, segresnet, "cpu", batch_size=1)
 
 
+def test_deep_supervision_of_a_kind_that_has_none_may_change_without_a_new_model(task: Parts) -> None:
+    plain = NetworkConfig(kind="segresnet", context_slices=0)
+    manifest = Manifest.describe(changed(task, network=plain), seed=0)
+    manifest.require_fits(changed(task, network=replace(plain, deep_supervision=False)))
+
+
 PLANNED = NetworkConfig(kind="transunet3d", patch=(16, 32, 32), dropout=0.1)
 
 
@@ -202,6 +208,9 @@ def test_a_folder_without_manifest_or_with_a_broken_one_is_refused(folder: Path,
         read_manifest(tmp_path)
     (folder / "manifest.json").write_text("{")
     with pytest.raises(ManifestMismatch, match="no valid JSON"):
+        read_manifest(folder)
+    (folder / "manifest.json").write_text("[1]")
+    with pytest.raises(ManifestMismatch, match="must hold a mapping, got a list"):
         read_manifest(folder)
     (folder / "manifest.json").write_text('{"format": 2}')
     with pytest.raises(ManifestMismatch, match="format must be 1, got 2"):

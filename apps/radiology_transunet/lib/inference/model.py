@@ -27,7 +27,7 @@ from lib.inference.ensemble import Ensemble
 from lib.inference.predictor import Predictor
 from lib.inference.preprocess import Preprocess
 from lib.networks.build import build
-from lib.networks.config import NetworkConfig
+from lib.networks.config import DEEPLY_SUPERVISED, NetworkConfig
 from lib.networks.fuse import fuse
 from lib.networks.network import Network
 
@@ -180,6 +180,8 @@ def read_manifest(folder: Path) -> Manifest:
         raise NotFound(f"{folder} must be a model folder with {MANIFEST}: {error.strerror}") from error
     except ValueError as error:
         raise ManifestMismatch(f"{folder / MANIFEST} is no valid JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise ManifestMismatch(f"{folder / MANIFEST} must hold a mapping, got a {type(values).__name__}")
     return Manifest.from_dict(values)
 
 
@@ -270,11 +272,11 @@ def _parts(task: TaskParts) -> Values:
 def network_values(config: NetworkConfig) -> Values:
     """What decides whether weights fit and mean the same: the network block and the numbers of its size.
 
-    Left out are dropout, which only training knows, and what the kind does not have: deep supervision of "transunet"
-    (elsewhere it brings weights of its own), neighbour slices of patches.
+    Left out are dropout, which only training knows, and what the kind does not have: deep supervision (where there is
+    any it brings weights of its own), neighbour slices of patches.
     """
     values = asdict(config)
-    without = {"dropout"} | ({"deep_supervision"} if config.kind == "transunet" else set())
+    without = {"dropout"} | (set() if config.kind in DEEPLY_SUPERVISED else {"deep_supervision"})
     without |= {"context_slices"} if config.of_patches else set()
     return {**{k: v for k, v in values.items() if k not in without}, "architecture": asdict(config.numbers)}
 
