@@ -79,8 +79,8 @@ class Block(nn.Module):
 def resize_positions(positions: Tensor, grid: tuple[int, int], wanted: tuple[int, int]) -> Tensor:
     """Position embedding (1, N, D) of `grid` rows and columns of tokens, for another grid.
 
-    Interpolated in two dimensions as in Dosovitskiy et al., arXiv:2010.11929, section 3.2, here bicubic; the grid itself
-    comes back unchanged.
+    Interpolated in two dimensions, Dosovitskiy et al., arXiv:2010.11929, section 3.2; bicubic is our choice. The grid
+    itself comes back unchanged.
     """
     if grid == wanted:
         return positions
