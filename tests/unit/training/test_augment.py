@@ -333,6 +333,8 @@ def test_steps_are_mixed_as_often_as_the_config_says() -> None:
     [
         ({"elastic": -0.1}, "elastic is out of range"),
         ({"low_resolution": -1.0}, "low_resolution must be 0 or more, got -1.0"),
+        ({"low_resolution": float("nan")}, "low_resolution must be 0 or more, got nan"),
+        ({"low_resolution": float("inf")}, "low_resolution must be 0 or more, got inf"),
         ({"share": 1.5}, "share must be from 0 to 1, got 1.5"),
         ({"mixup": 0.7, "cutmix": 0.4}, "must share the steps"),
         ({"flips": ("diagonal",)}, "flips may hold"),

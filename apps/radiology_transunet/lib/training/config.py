@@ -1,6 +1,7 @@
 """What a task file may say about training."""
 
 from dataclasses import dataclass, field
+from math import inf
 from typing import Literal, get_args
 
 from lib.core.errors import InvalidSettings
@@ -50,7 +51,7 @@ class AugmentConfig:
         for name in ("rotate_deg", "scale", "translate", "gamma", "contrast", "brightness", "noise", "elastic"):
             if not 0 <= getattr(self, name) < (180 if name == "rotate_deg" else 1):
                 raise InvalidSettings(f"training.augment.{name} is out of range, got {getattr(self, name)}")
-        if self.low_resolution < 0:
+        if not 0 <= self.low_resolution < inf:
             raise InvalidSettings(f"training.augment.low_resolution must be 0 or more, got {self.low_resolution}")
         for name in ("share", "mixup", "cutmix"):
             if not 0 <= getattr(self, name) <= 1:
@@ -89,7 +90,8 @@ class FitConfig:
             have the rest of 1.
         adaptive_weights: whether labels that are rare, and labels whose Dice lags, weigh more; see weights.py.
         accumulate: batches that make one step, which is that of one batch as large as all of them; for networks and
-            pictures of which the device holds few. Costs one more forward pass than a large batch.
+            pictures of which the device holds few. Costs one more forward pass than a large batch. Batch norms, where
+            a network has them, see each batch alone.
         precision: of the forward pass; "auto" = bf16 on CUDA devices that have it, else fp32.
         keep: "last" weights, or the "best" of the validations by mean Dice; without validation cases the last ones.
         ema_decay: of the averaged weights that are kept; 0 = the last weights.

@@ -158,7 +158,7 @@ class Run:
         Where gradients are accumulated, the batch goes through the network in parts, but its loss is that of the whole:
         a soft Dice over the batch is no mean of its parts' ones. So the parts are passed once for the logits, whose
         gradient is taken, and once more to send it back (Gao et al., arXiv:2101.06983); one pass more than needed, and
-        the same step as with one large batch.
+        the same step as with one large batch, but for batch norms, which see each part alone.
         """
         parts = torch.split(batch.images, self.config.batch_size)
         if len(parts) == 1:
@@ -216,7 +216,8 @@ def half_type(config: FitConfig, device: torch.device) -> torch.dtype | None:
         InvalidSettings: fp16 without CUDA.
     """
     if config.precision == "auto":
-        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else None
+        there = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if there else None
     if config.precision == "fp16" and device.type != "cuda":
         raise InvalidSettings(f"training.precision fp16 needs a CUDA device, got {device}; bf16 and fp32 run here")
     return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[config.precision]
