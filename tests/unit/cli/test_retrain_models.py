@@ -139,3 +139,9 @@ time.sleep(60)
     row = services.ledger.jobs.get(job_id)
     assert row.state == "queued"
     assert "the worker that started it has ended" in row.error
+
+
+def test_if_due_says_why_nothing_is_due_and_ends_with_0(environ: dict[str, str]) -> None:
+    result = runner.invoke(build_app(), ["retrain", "--if-due"], env=environ)
+    assert result.exit_code == 0
+    assert result.stdout == "task phantom_ct: not due: 0 accepted labels of the pool, a training needs 2\n"

@@ -38,12 +38,14 @@ def retrain(
     scratch: bool = typer.Option(False, "--scratch", help="Start from fresh weights, not from the champion's."),
     wait: bool = typer.Option(True, "--wait/--no-wait", help="Follow the training to its end, or print the job's id."),
     require_promotion: bool = typer.Option(False, "--require-promotion", help="End with 3 when the champion is kept."),
+    if_due: bool = typer.Option(False, "--if-due", help="Train only when the rules of `retrain` say so; tell why."),
     cancel: bool = typer.Option(False, "--cancel", help="Cancel the task's training, queued or running."),
     job: int | None = typer.Option(None, "--job", hidden=True, help="Do this job; a worker starts it so."),
 ) -> None:
     """Train on the accepted labels; the model serves when it is not worse on the calibration patients.
 
-    Ends with 0 when the version is registered, promoted or not; with 1 when the training failed or was cancelled.
+    Ends with 0 when the version is registered, promoted or not, and when --if-due finds nothing due; with 1 when the
+    training failed or was cancelled; with 3 when the champion is kept and --require-promotion was asked for.
 
     Example: transunet-label retrain --task phantom_ct --max-minutes 3
     """
@@ -59,6 +61,8 @@ def retrain(
         return _cancel(services, chosen)
     given = {"max_minutes": max_minutes, "steps": steps, "seed": seed, "scratch": scratch or None}
     params = {name: value for name, value in given.items() if value is not None}
+    if if_due and not _due(services, chosen):
+        return None
     job_id = request_retrain(services, chosen, params, getpass.getuser())
     if not wait:
         return typer.echo(str(job_id))
@@ -68,6 +72,15 @@ def retrain(
     _print(row)
     if require_promotion and not row.result["promoted"]:
         raise typer.Exit(NOT_PROMOTED)
+
+
+def _due(services: "Services", task: "Task") -> bool:
+    """Whether a training is due; says why either way."""
+    from lib.workflows.due import due
+
+    answer = due(services, task)
+    typer.echo(f"task {task.name}: {'due' if answer.is_due else 'not due'}: {answer.why}")
+    return answer.is_due
 
 
 def _child(services: "Services", job_id: int, parent: int) -> int:

@@ -1,9 +1,12 @@
 """Options of the use cases."""
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
 from lib.core.errors import InvalidSettings
+
+TIME_OF_DAY = re.compile(r"([01]\d|2[0-3]):[0-5]\d")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,18 +75,28 @@ class RetrainConfig:
     Attributes:
         tolerance: mean Dice that a challenger may lack on the calibration patients and still be promoted.
         min_labels: accepted annotations of the pool that a training needs at least.
+        at: local time of day, HH:MM, at which the worker starts the trainings that are due; empty = never.
+        min_new: accepted annotations that the champion has not learned from that make a training due.
+        max_days: days since the last training after which one new annotation is enough; 0 = never.
         seed: of the training, raised by the number of versions that exist.
         threads: CPU threads of the training process; 0 = half of the cores, at least one.
     """
 
     tolerance: float
     min_labels: int
+    at: str
+    min_new: int
+    max_days: float
     seed: int
     threads: int
 
     def __post_init__(self) -> None:
         _require("retrain.tolerance", self.tolerance, 0 <= self.tolerance <= 1, "from 0 to 1")
         _require("retrain.min_labels", self.min_labels, self.min_labels >= 1, "at least 1")
+        _require("retrain.min_new", self.min_new, self.min_new >= 1, "at least 1")
+        _require("retrain.max_days", self.max_days, self.max_days >= 0, "0 days or more")
+        if self.at and not TIME_OF_DAY.fullmatch(self.at):
+            raise InvalidSettings(f'retrain.at must be a time of day such as "02:00", got {self.at!r}')
         _require("retrain.seed", self.seed, self.seed >= 0, "0 or more")
         _require("retrain.threads", self.threads, self.threads >= 0, "0 or more")
 

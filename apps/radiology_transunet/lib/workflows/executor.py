@@ -24,6 +24,7 @@ from lib.workflows.ingest import ingest_once, reconcile
 from lib.workflows.jobrunner import JobRunner
 from lib.workflows.jobs import RETRAIN
 from lib.workflows.models import ChampionCache
+from lib.workflows.night import every_night
 from lib.workflows.presegment import deliver_outbox, enqueue_drafts
 from lib.workflows.promotion import reconcile_promotions
 from lib.workflows.query import refresh_queues
@@ -83,7 +84,8 @@ class Worker:
         for thread in (warming, *threads):
             thread.start()
         logger.info("worker %s is at work on %s", self._name, ", ".join(self._services.tasks))
-        self._stop.wait()
+        with every_night(self._services):
+            self._stop.wait()
         return self._end([warming, *threads])
 
     def _end(self, threads: Sequence[threading.Thread]) -> bool:

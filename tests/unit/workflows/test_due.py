@@ -1,0 +1,141 @@
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from lib.core.errors import InvalidSettings
+from lib.settings import load_settings
+from lib.workflows import night
+from lib.workflows.due import Due, Standing, decide, due, standing
+from lib.workflows.jobs import RETRAIN, retrain_key
+from lib.workflows.night import each_day, every_night, start_night
+from lib.workflows.retrain import request_retrain
+from lib.workflows.services import Services
+
+CONFIG = replace(load_settings(environ={}).retrain, min_labels=2, min_new=5, max_days=7)
+NOW = Standing(labels=30, new=4, unseen=4, champion=3, days=2.0)
+
+
+@pytest.mark.parametrize(
+    ("changed", "is_due", "why"),
+    [
+        ({}, False, "4 accepted labels that version 3 has not learned from, 2.0 days since the last training; "),
+        ({"new": 5, "unseen": 5}, True, "5 accepted labels that version 3 has not learned from; 5 make it due"),
+        ({"days": 7.0}, True, "7.0 days since the last training; 7 days make it due"),
+        ({"days": None}, False, "5 make it due"),
+        ({"new": 9, "unseen": 0, "days": 90.0}, False, "no accepted label is new since the last training"),
+        ({"new": 9, "unseen": 1}, True, "9 accepted labels"),
+        ({"champion": None, "days": None}, True, "no model serves yet and 30 labels are accepted"),
+        ({"labels": 1, "champion": None}, False, "1 accepted labels of the pool, a training needs 2"),
+        ({"new": 9, "open_job": 12}, False, "job 12 is queued or running already"),
+    ],
+)
+def test_a_training_is_due_after_enough_labels_or_days_and_says_why(
+    changed: dict[str, float], is_due: bool, why: str
+) -> None:
+    answer = decide(replace(NOW, **changed), CONFIG)  # type: ignore[arg-type]
+    assert answer.is_due is is_due
+    assert why in answer.why
+
+
+def test_without_a_limit_of_days_time_makes_nothing_due() -> None:
+    answer = decide(replace(NOW, days=400.0), replace(CONFIG, max_days=0))
+    assert answer == Due(
+        False,
+        "4 accepted labels that version 3 has not learned from, 400.0 days since the last training; 5 labels make it "
+        "due",
+    )
+
+
+@pytest.mark.parametrize("at", ["2:00", "24:00", "02:60", "night"])
+def test_a_time_of_day_that_is_none_is_refused(at: str) -> None:
+    with pytest.raises(InvalidSettings, match=r'retrain.at must be a time of day such as "02:00"'):
+        load_settings([("retrain.at", at)], environ={})
+
+
+def test_labels_that_a_finished_training_could_see_make_no_other_one_due(
+    services: Services, label: Callable[..., int]
+) -> None:
+    task = services.task()
+    label("p1")
+    label("p2")
+    label("c1", "calibration")
+    assert standing(services, task) == Standing(labels=2, new=2, unseen=2, champion=None, days=None)
+    job_id = request_retrain(services, task)
+    assert due(services, task) == Due(False, f"job {job_id} is queued or running already")
+    job = services.ledger.jobs.take((RETRAIN,), "w", 60)
+    assert job is not None
+    services.ledger.jobs.finish(job)
+    found = standing(services, task)
+    assert (found.new, found.unseen, found.open_job) == (2, 0, None)
+    label("p3")
+    assert standing(services, task).unseen == 1
+
+
+def test_the_night_asks_once_for_what_is_due_and_names_itself(services: Services, label: Callable[..., int]) -> None:
+    assert start_night(services) == []
+    label("p1")
+    label("p2")
+    started = start_night(services)
+    assert [services.ledger.jobs.get(job_id).task for job_id in started] == [services.task().name]
+    assert start_night(services) == []
+    asked = services.ledger.audit.list(subject=f"job {started[0]}")
+    assert ("schedule", "ask for retraining") in [(row.actor, row.action) for row in asked]
+
+
+def test_the_schedule_fires_each_day_at_the_time_that_is_set() -> None:
+    trigger = each_day("02:00", UTC)
+    first = trigger.get_next_fire_time(None, datetime(2026, 3, 1, 1, 59, tzinfo=UTC))
+    assert first == datetime(2026, 3, 1, 2, 0, tzinfo=UTC)
+    assert trigger.get_next_fire_time(first, first + timedelta(seconds=1)) == first + timedelta(days=1)
+
+
+def test_while_the_worker_runs_the_night_starts_by_itself(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    from apscheduler.triggers.date import DateTrigger
+
+    called: list[Services] = []
+    monkeypatch.setattr(night, "each_day", lambda at: DateTrigger(datetime.now(UTC) + timedelta(seconds=0.05)))
+    monkeypatch.setattr(night, "start_night", called.append)
+    settings = replace(services.settings, retrain=replace(services.settings.retrain, at="02:00"))
+    scheduled = replace(services, settings=settings)
+    with every_night(scheduled):
+        end = time.monotonic() + 10
+        while not called and time.monotonic() < end:
+            time.sleep(0.01)
+    assert called == [scheduled]
+
+
+HOLDER = """
+import sys, time
+from lib.ledger.ledger import Ledger
+jobs = Ledger(sys.argv[1]).jobs
+job = jobs.take(("retrain",), "holder", 1.0)
+print(job and job.id, flush=True)
+while job and jobs.beat(job):
+    time.sleep(0.1)
+"""
+
+
+def test_one_process_trains_at_a_time_and_a_dead_one_loses_its_job(services: Services) -> None:
+    task = services.task()
+    url = services.settings.ledger.resolved_url(services.settings.var)
+    jobs = services.ledger.jobs
+    job_id = request_retrain(services, task)
+    command = [sys.executable, "-c", f"import sys; sys.path[:0] = {sys.path!r}\n{HOLDER}", url]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == f"{job_id}\n"
+        assert jobs.add(RETRAIN, task.name, {}, retrain_key(task.name)) == job_id
+        time.sleep(1.2)  # longer than the lease: the holder beats, so it keeps the job
+        assert jobs.take((RETRAIN,), "other", 1.0) is None
+        holder.kill()
+        holder.wait()
+        end = time.monotonic() + 20
+        while (taken := jobs.take((RETRAIN,), "other", 60.0)) is None and time.monotonic() < end:
+            time.sleep(0.05)
+    assert taken is not None
+    assert (taken.id, taken.attempts, taken.worker) == (job_id, 2, "other")
