@@ -11,7 +11,7 @@ from lib.core.errors import InvalidSettings, InvalidVolume
 from lib.networks.build import build
 from lib.networks.config import NetworkConfig, config_stride
 from lib.networks.network import Network
-from lib.networks.peer_networks import DynUNetPeer, UnetrPeer
+from lib.networks.peer_networks import DynUNetPeer, UnetrPeer, resize_positions
 from overfitting import overfit, two_cases
 
 KINDS = ("dynunet", "unet", "attentionunet", "segresnet", "swinunetr", "unetr")
@@ -157,6 +157,17 @@ def test_the_forward_of_a_split_network_is_that_of_monai(
     module = make().eval()
     images = torch.randn(2, 1, 16, 16, 16)
     torch.testing.assert_close(wrap(module)(images), module(images))
+
+
+@pytest.mark.parametrize(("grid", "wanted"), [((3, 2), (3, 5)), ((2, 3, 4), (5, 3, 2))])
+def test_positions_of_a_token_grid_follow_its_axes_to_another_grid(
+    grid: tuple[int, ...], wanted: tuple[int, ...]
+) -> None:
+    def rows(sides: tuple[int, ...]) -> Tensor:
+        numbers = torch.arange(3.0).view(3, 1) if len(sides) == 2 else torch.arange(3.0).view(1, 3, 1)
+        return numbers.expand(sides).reshape(1, -1, 1)
+
+    torch.testing.assert_close(resize_positions(rows(grid), grid, wanted), rows(wanted))
 
 
 def test_the_dynunet_is_supervised_on_all_but_the_two_coarsest_levels() -> None:

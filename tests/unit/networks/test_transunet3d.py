@@ -140,6 +140,37 @@ def test_the_queries_of_a_class_speak_as_the_mean_of_their_exponentials() -> Non
     torch.testing.assert_close(decoder.compare(decoder.queries[None], features)[0, :, 0, 0], expected)
 
 
+def test_each_round_looks_at_a_finer_level_where_the_prediction_before_saw_its_class() -> None:
+    torch.manual_seed(5)
+    sizes = replace(SIZES_3D["tiny"], queries=2, mask_channels=4, rounds=3)
+    decoder = QueryDecoder(sizes, 3, [6, 5], 5, subvoxels=2, dropout=0.0)
+    levels = [torch.randn(2, 6, 1, 2, 2), torch.randn(2, 5, 2, 4, 4)]
+    looks: list[tuple[torch.Tensor, ...]] = []
+    for refine in decoder.rounds:
+        refine.register_forward_pre_hook(lambda _, inputs: looks.append(inputs))
+    final, *earlier = decoder(levels, levels[-1])
+    assert final.shape == (2, 6, 2, 4, 4)  # 3 classes x 2 sub-voxels
+    for (_, tokens, _, seen), logits, level in zip(looks, earlier[::-1], [*levels, levels[-1]], strict=True):
+        assert torch.equal(tokens, level.flatten(2).transpose(1, 2))
+        of_class = visible(logits.flatten(2))
+        assert not of_class.all()
+        assert torch.equal(seen[:, 0::2], of_class)  # both queries of a class see the same
+        assert torch.equal(seen[:, 1::2], of_class)
+
+
+def test_a_query_does_not_change_with_what_it_may_not_see() -> None:
+    torch.manual_seed(6)
+    refine = QueryDecoder(SIZES_3D["tiny"], 3, [6], 6, subvoxels=1, dropout=0.0).rounds[0]
+    refine.exchange = nn.Identity()  # queries would tell each other
+    queries, tokens, seen = torch.randn(1, 3, 48), torch.randn(1, 8, 6), torch.ones(1, 3, 8, dtype=torch.bool)
+    seen[0, 0, 5] = False
+    changed = tokens.clone()
+    changed[0, 5] += 1.0
+    before, after = (refine(queries, memory, torch.zeros(1, 8, 48), seen) for memory in (tokens, changed))
+    torch.testing.assert_close(after[0, 0], before[0, 0])
+    assert (after - before)[0, 1:].abs().amax(dim=1).min() > 1e-4
+
+
 def test_tokens_of_nothing_leave_the_features_as_they_are() -> None:
     encoder = TokenEncoder(SIZES_3D["tiny"], 8, (2, 2, 2), dropout=0.0)
     nn.init.zeros_(encoder.out.weight)

@@ -118,7 +118,7 @@ class UnetrPeer(Network):
         vit = self.module.vit
         features = vit.patch_embedding.patch_embeddings(images)  # (B, D, h, w) or (B, D, s, h, w)
         grid = features.shape[2:]
-        positions = _positions(vit.patch_embedding.position_embeddings, self.module.feat_size, tuple(grid))
+        positions = resize_positions(vit.patch_embedding.position_embeddings, self.module.feat_size, tuple(grid))
         tokens = vit.patch_embedding.dropout(rearrange(features, "b d ... -> b (...) d") + positions)
         found = []
         for block in vit.blocks:
@@ -150,7 +150,7 @@ def _notice(_: nn.Module, __: object, features: Tensor) -> None:
         asked.append(features)
 
 
-def _positions(stored: Tensor, grid: tuple[int, ...], wanted: tuple[int, ...]) -> Tensor:
+def resize_positions(stored: Tensor, grid: tuple[int, ...], wanted: tuple[int, ...]) -> Tensor:
     """Position embedding (1, N, D) of a grid, linear between its positions, for another grid."""
     if grid == wanted:
         return stored
