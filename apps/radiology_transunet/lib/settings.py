@@ -23,6 +23,8 @@ from lib.registry.config import RegistryConfig
 from lib.server.config import ServerConfig
 from lib.strict import build, dotted
 from lib.workflows.config import (
+    FieldConfig,
+    GateConfig,
     IngestConfig,
     PresegmentConfig,
     QueryConfig,
@@ -63,6 +65,8 @@ class Settings:
     review: ReviewConfig
     query: QueryConfig
     retrain: RetrainConfig
+    gate: GateConfig
+    field: FieldConfig
     worker: WorkerConfig
     server: ServerConfig
 

@@ -102,6 +102,63 @@ class RetrainConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class GateConfig:
+    """What a challenger has to show on the promotion patients.
+
+    Attributes:
+        margin: Dice that a label may lack, as far as the data can tell, and still count as not worse.
+        alpha: error rate of the gate: the probability that a challenger passes that is no better, or worse in a label.
+        resamples: of the bootstrap.
+        min_patients: promotion patients that must show each label.
+        calibration_slack: how much the expected calibration error may rise.
+        latency_factor: how much longer a case may take, as a factor.
+        golden: UIDs of series whose Dice must not change for the worse.
+        golden_drop: Dice that such a series may lose in a label.
+        seed: of the bootstrap.
+    """
+
+    margin: float
+    alpha: float
+    resamples: int
+    min_patients: int
+    calibration_slack: float
+    latency_factor: float
+    golden: tuple[str, ...]
+    golden_drop: float
+    seed: int
+
+    def __post_init__(self) -> None:
+        _require("gate.margin", self.margin, 0 < self.margin < 1, "above 0 and below 1")
+        _require("gate.alpha", self.alpha, 0 < self.alpha <= 0.5, "above 0 and at most 0.5")
+        _require("gate.resamples", self.resamples, self.resamples >= 100, "at least 100")
+        _require("gate.min_patients", self.min_patients, self.min_patients >= 2, "at least 2")
+        _require("gate.calibration_slack", self.calibration_slack, 0 <= self.calibration_slack <= 1, "from 0 to 1")
+        _require("gate.latency_factor", self.latency_factor, self.latency_factor >= 1, "at least 1")
+        _require("gate.golden_drop", self.golden_drop, 0 <= self.golden_drop <= 1, "from 0 to 1")
+        _require("gate.seed", self.seed, self.seed >= 0, "0 or more")
+
+
+@dataclass(frozen=True, slots=True)
+class FieldConfig:
+    """When a fall of the drafts' quality is an alarm.
+
+    Attributes:
+        reference_cases: first cases of the random lane, whose mean and spread later ones are held against.
+        slack: of the CUSUM chart in standard deviations; half of the fall that shall be found.
+        threshold: of the chart's sum in standard deviations; above it is an alarm.
+    """
+
+    reference_cases: int
+    slack: float
+    threshold: float
+
+    def __post_init__(self) -> None:
+        _require("field.reference_cases", self.reference_cases, self.reference_cases >= 2, "at least 2")
+        _require("field.slack", self.slack, self.slack >= 0, "0 or more")
+        _require("field.threshold", self.threshold, self.threshold > 0, "above 0")
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerConfig:
     """The background process.
 
