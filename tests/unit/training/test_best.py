@@ -93,6 +93,30 @@ def test_a_kill_after_the_best_validation_loses_nothing_and_ends_the_same(
     assert (resumed.losses, resumed.rates, resumed.curve) == (whole.losses, whole.rates, whole.curve)
 
 
+def test_a_run_whose_best_weights_other_cases_chose_is_not_continued(
+    make_case: MakeCase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lib.training.fit.REPORT_EVERY_S", 0.0)
+
+    def kill(progress: FitProgress) -> None:
+        if progress.step == 5:
+            raise Killed
+
+    def begin(judge: Case, config: FitConfig, name: str) -> list[int]:
+        steps: list[int] = []
+        arguments = [make_case(1)], [judge], NETWORK, PreprocessConfig(), config, tmp_path / name, "cpu"
+        with pytest.raises(Killed):
+            fit(*arguments, kill)
+        other = (arguments[0], [make_case(2)], *arguments[2:])
+        fit(*other, lambda progress: steps.append(progress.step) if progress.stage == "train" else None)
+        return steps
+
+    often = replace(CONFIG, checkpoint_every=2)
+    assert begin(make_case(2), often, "same")[0] == 5
+    assert begin(make_case(3), often, "changed")[0] == 1
+    assert begin(make_case(3), replace(often, keep="last"), "last")[0] == 5
+
+
 def test_without_validation_cases_the_last_weights_are_kept(make_case: MakeCase, tmp_path: Path) -> None:
     arguments = NETWORK, PreprocessConfig()
     best = fit([make_case(1)], [], *arguments, CONFIG, tmp_path / "best", "cpu")

@@ -91,6 +91,30 @@ def test_a_killed_run_goes_on_from_its_checkpoint_and_ends_like_one_that_was_not
     assert not list((tmp_path / "parts").iterdir())
 
 
+def test_a_checkpoint_that_a_kill_left_half_written_is_passed_over_and_goes_with_the_run(
+    make_case: MakeCase, tmp_path: Path
+) -> None:
+    (tmp_path / ".checkpoint.pt.4711").write_bytes(b"half a file")
+    assert run([make_case(1)], replace(SHORT, steps=2), tmp_path).steps == 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_whoever_hears_reports_can_end_a_run_within_a_validation(
+    make_case: MakeCase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lib.training.fit.REPORT_EVERY_S", 1e9)  # no report between steps
+    seen: list[FitProgress] = []
+
+    def kill(progress: FitProgress) -> None:
+        seen.append(progress)
+        if progress.step == 4:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run([make_case(1), make_case(2)], replace(SHORT, validate_every=4), tmp_path, kill)
+    assert [(p.stage, p.step) for p in seen[2:]] == [("train", 4)]
+
+
 def test_a_checkpoint_of_other_options_or_cases_is_not_continued(make_case: MakeCase, tmp_path: Path) -> None:
     def kill(progress: FitProgress) -> None:
         if progress.stage == "validate":
@@ -159,7 +183,7 @@ def test_progress_names_the_stages_in_order_with_loss_dice_and_time_left(make_ca
     result = run([make_case(1), make_case(2)], replace(SHORT, validate_every=1), tmp_path, seen.append)
     assert list(dict.fromkeys(p.stage for p in seen)) == ["prepare", "train", "validate"]
     assert [p.share for p in seen if p.stage == "prepare"] == [0.5, 1.0]
-    first = next(p for p in seen if p.stage == "train")
+    first = next(p for p in seen if p.stage == "train" and p.dice is not None)
     assert (first.step, first.steps, first.loss) == (1, 12, pytest.approx(result.losses[0]))
     assert first.dice == result.curve[0][1]
 

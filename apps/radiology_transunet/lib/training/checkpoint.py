@@ -55,6 +55,12 @@ class Checkpoint:
         torch.save(values, unnamed)
         os.replace(unnamed, folder / CHECKPOINT)
 
+    @staticmethod
+    def clear(folder: Path) -> None:
+        """Remove the folder's checkpoint, and what kills left of others that were being written."""
+        for path in (folder / CHECKPOINT, *folder.glob(f".{CHECKPOINT}.*")):
+            path.unlink(missing_ok=True)
+
     @classmethod
     def load(cls, folder: Path, key: str) -> "Checkpoint | None":
         """The folder's checkpoint, or None when there is none for these inputs."""

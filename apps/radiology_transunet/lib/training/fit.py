@@ -24,7 +24,7 @@ from lib.inference.predictor import Predictor
 from lib.networks.config import NetworkConfig
 from lib.training import augment
 from lib.training.augment_mix import before
-from lib.training.checkpoint import CHECKPOINT, Checkpoint
+from lib.training.checkpoint import Checkpoint
 from lib.training.config import FitConfig
 from lib.training.data import Batch, Case, TrainingSet, prepare, schema_of
 from lib.training.measure import CaseMetrics, mean_dice_by_label, measure, validate
@@ -69,7 +69,7 @@ class FitResult:
         losses: of each step.
         curve: (step, mean Dice) of each validation.
         steps: steps done.
-        seconds: of the whole run, with its earlier parts when it was resumed.
+        seconds: of steps and measurements, not of the preparation; with the earlier parts of a run that was resumed.
         cases: all metrics of each validation case.
         rates: learning rate of each step.
     """
@@ -126,26 +126,31 @@ def fit(
     schema, where = schema_of(cases), choose_device(device)
     preprocess = build_preprocess(preprocess_config, network_config)
     data = prepare(cases, preprocess, config.crop, lambda share: report(FitProgress("prepare", share)))
-    key = _key(network_config, preprocess_config, config, predict, data, start)
+    judges = validation if config.keep == "best" else ()
+    key = _key(network_config, preprocess_config, config, predict, data, start, judges)
     folder.mkdir(parents=True, exist_ok=True)
     with torch.random.fork_rng(devices=[]), memory_explained(config, data.window):
         run = Run.start(network_config, schema, config, where, data.counts(), start)
         budget = _budget(config, run, Checkpoint.load(folder, key), monotonic() - started)
         predictor = Predictor(run.average, preprocess, schema, where, VALIDATION_BATCH, predict)
         reported = 0.0
+
+        def tell() -> None:
+            report(_progress(run, budget))
+
         while (progress := budget.progress(run.step)) < 1:
             rate = config.learning_rate * rate_factor(progress, config.warmup, config.schedule)
             run.learn(draw_batch(data, config, run.step, where), rate)
             due = len(validation) > 0 and config.validate_every > 0 and run.step % config.validate_every == 0
-            kept = due and run.validated(metrics.mean_dice(validate(predictor, validation)) or 0.0)
+            kept = due and run.validated(_mean_dice(predictor, validation, tell))
             if kept or run.step % config.checkpoint_every == 0:
                 run.checkpoint(key, budget.clock()).save(folder)
             if monotonic() - reported >= REPORT_EVERY_S:
                 reported = monotonic()
-                report(_progress(run, budget))
-        _choose(run, predictor, validation)
+                tell()
+        _choose(run, predictor, validation, tell)
         found = measure(predictor, validation, lambda share: report(FitProgress("validate", share, run.step, run.step)))
-    (folder / CHECKPOINT).unlink(missing_ok=True)
+    Checkpoint.clear(folder)
     state = {name: value.cpu().contiguous() for name, value in run.average.state_dict().items()}
     dice = mean_dice_by_label(found, schema.names)
     curves = tuple(run.losses), tuple(run.curve)
@@ -167,12 +172,17 @@ def draw_batch(data: TrainingSet, config: FitConfig, step: int, device: torch.de
     return replace(batch, images=images, classes=classes, covered=covered, mixing=drawn.mixing, seed=seed)
 
 
-def _choose(run: Run, predictor: Predictor, validation: Sequence[Case]) -> None:
+def _mean_dice(predictor: Predictor, validation: Sequence[Case], tell: Callable[[], None]) -> float:
+    """Mean Dice over the labels that have a value, 0 without any; `tell` is called after each case."""
+    return metrics.mean_dice(validate(predictor, validation, lambda _: tell())) or 0.0
+
+
+def _choose(run: Run, predictor: Predictor, validation: Sequence[Case], tell: Callable[[], None]) -> None:
     """Put the best weights in place of the last ones where the config keeps them; the last ones are measured first."""
     if run.config.keep == "last" or not validation:
         return
     if not run.curve or run.curve[-1][0] != run.step:
-        run.validated(metrics.mean_dice(validate(predictor, validation)) or 0.0)
+        run.validated(_mean_dice(predictor, validation, tell))
     if run.best is not None:
         run.average.load_state_dict(run.best[1])
 
@@ -229,10 +239,15 @@ def _key(
     predict: PredictConfig,
     data: TrainingSet,
     start: StateDict | None,
+    judges: Sequence[Case],
 ) -> str:
-    """A checksum of everything that a run follows from."""
+    """A checksum of everything that a run follows from; `judges` are the cases that choose its weights, if any do."""
     digest = hashlib.sha256(repr((network, network.numbers, preprocess, config, predict, data.fingerprint())).encode())
     for name, value in (start or {}).items():
         digest.update(name.encode())
         digest.update(value.detach().cpu().numpy().tobytes())
+    for number in range(len(judges)):  # one after the other, as everywhere
+        case = judges[number]
+        digest.update(case.volume.array.tobytes())
+        digest.update(case.mask.array.tobytes())
     return digest.hexdigest()
