@@ -1,7 +1,9 @@
 import json
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +26,9 @@ from lib.inference.predictor import Predictor
 from lib.networks.config import NetworkConfig
 from lib.taskfile import Task
 from lib.training.config import FitConfig
+from lib.training.data import Case
 from lib.training.fit import FitProgress
+from lib.workflows import userfiles
 from lib.workflows.offline import TrainOptions, divide, evaluate_folder, predict_file, summary, train_folder
 from lib.workflows.userfiles import Pair, pairs_of
 
@@ -131,6 +135,36 @@ def test_training_on_folders_leaves_a_model_that_fits_the_task(task: Task, data:
     assert seen[-1].stage == "validate"
     load_predictor(data / "model", task, "cpu", 2)
     assert sorted(path.name for path in (data / "model").iterdir()) == ["manifest.json", manifest.weights]
+
+
+def test_cases_of_files_are_read_one_at_a_time_and_none_is_kept(
+    task: Task, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrays: list[weakref.ref[np.ndarray]] = []
+    alive: list[int] = []
+    read = userfiles.read_case
+
+    def counted(*args: Any) -> Case:
+        alive.append(sum(array() is not None for array in arrays))
+        found = read(*args)
+        arrays.append(weakref.ref(found.volume.array))
+        return found
+
+    monkeypatch.setattr(userfiles, "read_case", counted)
+    train_folder(data / "images", data / "labels", task, data / "model", TrainOptions(device="cpu"), lambda _: None)
+    assert len(alive) > 4
+    assert not any(alive)  # the one before has gone when the next is read
+
+
+def test_a_held_out_file_that_cannot_be_read_is_said_before_the_training(task: Task, data: Path) -> None:
+    pairs = pairs_of(data / "images", data / "labels")
+    (broken,) = divide(pairs, 0.25, str)[1]
+    broken.image.write_bytes(b"no image")
+    seen: list[FitProgress] = []
+    options = TrainOptions(device="cpu", holdout=0.25)
+    with pytest.raises(InvalidInput, match=broken.name):
+        train_folder(data / "images", data / "labels", task, data / "model", options, seen.append)
+    assert seen == []
 
 
 def test_a_training_starts_from_the_weights_of_the_folder_that_is_named(task: Task, data: Path) -> None:

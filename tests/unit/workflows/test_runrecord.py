@@ -1,6 +1,7 @@
 import hashlib
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from lib.training.fit import FitResult
 from lib.training.measure import CaseMetrics, LabelFigures
 from lib.workflows.casefigures import LabelMeans, means_by_label
 from lib.workflows.heartbeat import Stopped
-from lib.workflows.runrecord import Training, case_row, commit, describe, log_training
+from lib.workflows.runrecord import Training, case_row, commit, describe, figures, log_training
 
 GRID = Geometry.from_spacing((3, 32, 32), (3.0, 1.0, 1.0))
 
@@ -118,6 +119,13 @@ def test_a_record_has_curves_figures_and_the_training_as_it_was_asked_for(
         "volume_error/box": 0.25,
     }
     assert dict(record.tags) == {"job": "7"}
+
+
+def test_the_mean_of_a_record_leaves_out_rare_labels_as_that_of_the_model_does(task: Task) -> None:
+    dot = Label("dot", 9, (0, 0, 255), Code("2", "Dot"))
+    rare = replace(task, labels=(*task.labels, dot), rare=("dot",))
+    fitted = FitResult({}, {"box": 0.8, "dot": 0.2}, (0.5,), (), 1, 1.5)
+    assert figures(Training("train", rare, FitConfig(), fitted, [], [], "cpu"))["mean_dice"] == 0.8
 
 
 def test_a_record_names_each_case_with_its_split_and_pictures_three_that_were_held_out(

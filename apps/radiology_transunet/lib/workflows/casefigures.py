@@ -1,10 +1,13 @@
-"""Figures of many cases in one row a label."""
+"""Figures of many cases in one row a label, and in one number."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING
+
+from lib.core import metrics
+from lib.taskfile import Task
 
 if TYPE_CHECKING:
     from lib.training.measure import CaseMetrics
@@ -34,6 +37,11 @@ class LabelMeans:
 def means_by_label(cases: "Sequence[CaseMetrics]", labels: Sequence[str]) -> dict[str, LabelMeans]:
     """Means of each label, in that order."""
     return {name: _means(cases, name) for name in labels}
+
+
+def common_mean_dice(task: Task, dice: Mapping[str, float | None]) -> float | None:
+    """The mean Dice of a model of the task: over its common labels that have a value, or None when none has."""
+    return metrics.mean_dice({name: dice[name] for name in task.common_labels})
 
 
 def mean_calibration_error(cases: "Sequence[CaseMetrics]") -> float | None:

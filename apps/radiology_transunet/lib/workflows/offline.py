@@ -15,8 +15,9 @@ from lib.core.values import Prediction
 from lib.registry.tracking import RunLog
 from lib.taskfile import Task
 from lib.training.config import FitConfig
+from lib.workflows.casefigures import common_mean_dice
 from lib.workflows.runrecord import Training, log_training
-from lib.workflows.userfiles import NIFTI, Pair, pairs_of, read_case, read_image, read_series
+from lib.workflows.userfiles import NIFTI, FileCases, Pair, pairs_of, read_case, read_image, read_series
 
 if TYPE_CHECKING:
     from lib.dicom.series import SourceSeries
@@ -107,15 +108,14 @@ def train_folder(
 
     start = None if options.start is None else _weights_of(options.start, task)
     learn, measure = divide(pairs_of(images, labels), options.holdout, options.patient_of)
-    cases, held_out = (
-        [read_case(pair, task, options.patient_of(pair.name)) for pair in pairs] for pairs in (learn, measure)
-    )
+    cases, held_out = (FileCases(pairs, task, options.patient_of) for pairs in (learn, measure))
+    held_out.require_readable()  # before hours of training; those to learn from are read at its beginning
     config = options.applied_to(task.training)
     fitted = fit(
         cases, held_out, task.network, task.preprocess, config, out, options.device, report, start, task.predict
     )
     figures = {f"dice/{name}": value for name, value in fitted.dice.items() if value is not None}
-    mean = metrics.mean_dice({name: fitted.dice[name] for name in task.common_labels})
+    mean = common_mean_dice(task, fitted.dice)
     figures.update({} if mean is None else {"mean_dice": mean})
     manifest = save_model(out, Manifest.describe(task, config.seed, figures), fitted.state_dict)
     run = None

@@ -22,7 +22,7 @@ from lib.core.errors import LabelError
 from lib.registry.tracking import RunLog, RunRecord
 from lib.taskfile import Task, task_dict
 from lib.training.config import FitConfig
-from lib.workflows.casefigures import mean_calibration_error, means_by_label
+from lib.workflows.casefigures import common_mean_dice, mean_calibration_error, means_by_label
 from lib.workflows.heartbeat import Stopped
 from lib.workflows.overlays import overlay
 
@@ -125,7 +125,7 @@ def figures(training: Training) -> dict[str, float]:
     """What was measured at the end, by name."""
     fitted = training.fitted
     found: dict[str, float | None] = {
-        "mean_dice": fitted.mean_dice,
+        "mean_dice": common_mean_dice(training.task, fitted.dice),
         "calibration_error": mean_calibration_error(fitted.cases),
         "steps": fitted.steps,
         "seconds": fitted.seconds,

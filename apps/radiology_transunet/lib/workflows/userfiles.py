@@ -3,9 +3,10 @@
 Images and labels are NIfTI files of one name in two folders; an image may also be a folder of DICOM files.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 from lib.core.errors import GeometryMismatch, InvalidInput
 from lib.core.values import Volume
@@ -56,6 +57,44 @@ def read_case(pair: Pair, task: Task, patient: str = "") -> "Case":
         return Case(volume, mask, patient, pair.name)
     except GeometryMismatch as error:
         raise InvalidInput(f"{pair.label}: {error}") from error
+
+
+class FileCases(Sequence["Case"]):
+    """Pairs as cases that are read each time they are asked for, so that no more are in memory than whoever asks holds.
+
+    Args:
+        pairs: the files.
+        task: what they show.
+        patient_of: the patient of a pair's name.
+    """
+
+    def __init__(self, pairs: Sequence[Pair], task: Task, patient_of: Callable[[str], str]) -> None:
+        self._pairs = tuple(pairs)
+        self._task = task
+        self._patient_of = patient_of
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    @overload
+    def __getitem__(self, index: int) -> "Case": ...
+
+    @overload
+    def __getitem__(self, index: slice) -> "FileCases": ...
+
+    def __getitem__(self, index: int | slice) -> "Case | FileCases":
+        if isinstance(index, slice):
+            return FileCases(self._pairs[index], self._task, self._patient_of)
+        return read_case(self._pairs[index], self._task, self._patient_of(self._pairs[index].name))
+
+    def require_readable(self) -> None:
+        """Read every case once.
+
+        Raises:
+            InvalidInput: a file that cannot be read, two grids.
+        """
+        for pair in self._pairs:
+            read_case(pair, self._task)
 
 
 def read_image(path: Path, task: Task) -> Volume:
