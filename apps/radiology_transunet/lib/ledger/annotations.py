@@ -19,19 +19,12 @@ import numpy.typing as npt
 import sqlalchemy as sa
 
 from lib.core.errors import Conflict, InvalidInput
-from lib.ledger import leasing, masks, tables
+from lib.ledger import corrections, leasing, masks, tables
 from lib.ledger.book import NOTHING, insert_id, insert_new, require_series
 from lib.ledger.database import lock_series
 from lib.ledger.losses import AnnotationLosses
 from lib.ledger.masks import A
-from lib.ledger.rows import (
-    AnnotationRow,
-    AnnotationStatus,
-    JobRow,
-    NewDraft,
-    NewHuman,
-    Origin,
-)
+from lib.ledger.rows import AnnotationRow, AnnotationStatus, JobRow, NewDraft, NewHuman, Origin
 
 BEFORE_ACCEPTED = ("draft", "submitted", "accepted")
 
@@ -94,7 +87,9 @@ class Annotations(AnnotationLosses):
             self._note_new(connection, annotation_id, "annotation.draft", details, older, draft.author)
             return annotation_id
 
-    def add_human(self, human: NewHuman, accept: bool, outbox: bytes | None = None) -> int:
+    def add_human(
+        self, human: NewHuman, accept: bool, outbox: bytes | None = None, agreement: Mapping[str, float] = NOTHING
+    ) -> int:
         """Enter what a person made; the same SEG again changes nothing.
 
         It ends the lease on the series and takes the series out of the queues. When a person's annotation that was
@@ -104,6 +99,7 @@ class Annotations(AnnotationLosses):
             human: the annotation.
             accept: True makes it a label at once (review `auto`), False leaves it to a reviewer.
             outbox: its SEG as a DICOM file, to be stored in the archive; None when it came from there.
+            agreement: Dice with the draft by label name, in [0, 1].
 
         Returns:
             The id.
@@ -126,6 +122,7 @@ class Annotations(AnnotationLosses):
             over = BEFORE_ACCEPTED if accept else ("submitted",)
             older = masks.supersede(connection, human.series_uid, human.task, over)
             annotation_id = self._insert(connection, human, status, "human", outbox)
+            corrections.keep(connection, annotation_id, human, agreement)
             leasing.end(connection, self.clock(), "labelled", human.series_uid, human.task)
             leasing.refresh(connection, human.series_uid, human.task)
             details = {"series": human.series_uid, "task": human.task, "parent": human.parent_id}

@@ -16,6 +16,7 @@ from lib.ledger import schema, tables
 from lib.ledger.annotations import Annotations
 from lib.ledger.audit import Audit
 from lib.ledger.book import Clock, insert_new, utc_now
+from lib.ledger.corrections import Corrections
 from lib.ledger.database import Database
 from lib.ledger.jobs import Jobs
 from lib.ledger.models import Models
@@ -34,6 +35,7 @@ class Ledger:
     Attributes:
         series: series and the splits of their patients.
         annotations: masks of people and models, and the rules of their life.
+        corrections: how well drafts agreed with what people made of them.
         queue: which series next, and in whose hands it is.
         jobs: work for the workers.
         outbox: what the archive has to be told.
@@ -56,6 +58,7 @@ class Ledger:
         book = (self._database, clock, actor)
         self.series = Series(*book)
         self.annotations = Annotations(*book)
+        self.corrections = Corrections(*book)
         self.queue = Queue(*book)
         self.jobs = Jobs(*book)
         self.outbox = Outbox(*book)

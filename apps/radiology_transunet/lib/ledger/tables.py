@@ -1,6 +1,6 @@
 """The tables, and the rules that the database itself keeps.
 
-    patients 1--n series 1--n annotations 1--n outbox, scores, embeddings
+    patients 1--n series 1--n annotations 1--n outbox, scores, embeddings, corrections
                        |--n leases, skips, queue_rows n--1 queues
     jobs, verdicts, cursors, audit stand alone
 
@@ -103,6 +103,16 @@ embeddings = sa.Table(
     metadata,
     sa.Column("annotation_id", BIG_ID, sa.ForeignKey("annotations.id", ondelete="CASCADE"), primary_key=True),
     sa.Column("vector", sa.LargeBinary, nullable=False),  # float32, little endian
+)
+
+corrections = sa.Table(
+    "corrections",  # how well a draft agreed with what a person made of it
+    metadata,
+    sa.Column("annotation_id", BIG_ID, sa.ForeignKey("annotations.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("label", sa.Text, primary_key=True),
+    sa.Column("dice", sa.Float(53), nullable=False),
+    text("lane"),
+    sa.CheckConstraint("dice >= 0 AND dice <= 1", name="dice"),
 )
 
 queues = sa.Table(

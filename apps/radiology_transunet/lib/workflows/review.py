@@ -1,8 +1,8 @@
 """Human labels: taken in from viewers and uploads, accepted or rejected by reviewers."""
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 import numpy as np
@@ -14,6 +14,7 @@ from lib.dicom.series import SourceSeries
 from lib.dicom.writer import new_uid
 from lib.ledger.rows import AnnotationRow, AnnotationStatus, NewHuman
 from lib.taskfile import Task
+from lib.workflows.agreement import draft_dice
 from lib.workflows.arrivals import accepts_at_once, require_known
 from lib.workflows.presegment import load_series, seg_file
 from lib.workflows.services import Services
@@ -31,11 +32,13 @@ class Provenance:
         author: who drew it.
         parent_id: the draft that was corrected, or None.
         changed_voxels: voxels that differ from that draft, or None without one.
+        agreement: Dice with that draft by label, for the labels that either of both shows.
     """
 
     author: str
     parent_id: int | None
     changed_voxels: int | None
+    agreement: Mapping[str, float] = field(default_factory=dict)
 
 
 def submit_mask(services: Services, task: Task, source: SourceSeries, mask: Mask, author: str = "") -> int:
@@ -67,7 +70,7 @@ def submit_mask(services: Services, task: Task, source: SourceSeries, mask: Mask
     )
     payload = seg_file(mask, source, origin, sop_uid, seg_series_uid)
     human = _new_human(task, source.series_uid, mask, found, sop_uid, seg_series_uid)
-    return services.ledger.annotations.add_human(human, accepts_at_once(services), payload)
+    return services.ledger.annotations.add_human(human, accepts_at_once(services), payload, found.agreement)
 
 
 def record_seg(
@@ -86,20 +89,26 @@ def record_seg(
     found = provenance(services, task, source, mask, summary.creator_name)
     human = _new_human(task, source.series_uid, mask, found, summary.sop_instance_uid, summary.series_uid)
     human = replace(human, made_at=made_at)
-    return services.ledger.annotations.add_human(human, accepts_at_once(services))
+    return services.ledger.annotations.add_human(human, accepts_at_once(services), agreement=found.agreement)
 
 
 def provenance(services: Services, task: Task, source: SourceSeries, mask: Mask, author: str) -> Provenance:
     """Author, parent draft and changed voxels of a new human label.
 
     The author is, in this order: who is named, who holds the lease, who had the series in hand when it was labelled
-    last (he saved again), unknown. The parent is the newest draft, or that of the label that is corrected once more.
+    last (he saved again), unknown. The parent is the newest draft, or that of the label that is corrected once more;
+    one whose SEG cannot be had is the parent without figures, which is logged.
     """
     name = author or _annotator(services, task, source.series_uid) or UNKNOWN_AUTHOR
     draft = _parent_draft(services, task, source.series_uid)
     if draft is None:
         return Provenance(name, None, None)
-    return Provenance(name, draft.id, _changed_voxels(services, task, source, draft, mask))
+    try:
+        before = _read(services, task, source, draft)
+    except LabelError as error:
+        logger.warning("draft %d cannot be compared with its correction: %s", draft.id, error)
+        return Provenance(name, draft.id, None)
+    return Provenance(name, draft.id, before.changed_voxels(mask), draft_dice(before, mask))
 
 
 def annotation_mask(services: Services, annotation_id: int, source: SourceSeries | None = None) -> Mask:
@@ -174,17 +183,6 @@ def _new_human(
         voxels=mask.voxels(),
         nothing_found=mask.is_empty,
     )
-
-
-def _changed_voxels(
-    services: Services, task: Task, source: SourceSeries, draft: AnnotationRow, mask: Mask
-) -> int | None:
-    """Voxels that differ from the draft; None when the draft's SEG cannot be had, which is logged."""
-    try:
-        return _read(services, task, source, draft).changed_voxels(mask)
-    except LabelError as error:
-        logger.warning("draft %d cannot be compared with its correction: %s", draft.id, error)
-        return None
 
 
 def _read(services: Services, task: Task, source: SourceSeries, row: AnnotationRow) -> Mask:

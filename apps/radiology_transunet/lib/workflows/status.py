@@ -1,6 +1,7 @@
 """The installation at a glance, for `status` and for the start of a shift."""
 
 from lib.core.errors import ArchiveUnavailable
+from lib.workflows.fieldmetrics import field_report
 from lib.workflows.services import Services
 
 
@@ -30,4 +31,5 @@ def _task(services: Services, name: str) -> dict[str, object]:
         "champion": f"version {champion.version}" if champion else "none yet: transunet-label retrain",
         "annotations": services.ledger.annotations.counts(name),
         "handed out": len(services.ledger.queue.leases(name)),
+        "drafts in the field": field_report(services, services.task(name)).short,
     }

@@ -1,0 +1,74 @@
+"""Drafts and what people made of them: Dice by label, kept when a correction arrives."""
+
+import builtins
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+import sqlalchemy as sa
+
+from lib.ledger import tables
+from lib.ledger.book import Book
+from lib.ledger.rows import NewHuman
+
+A = tables.annotations
+C = tables.corrections
+L = tables.leases
+S = tables.series
+LABELS = ("submitted", "accepted")
+
+
+@dataclass(frozen=True, slots=True)
+class CorrectionRow:
+    """One label of one correction.
+
+    Attributes:
+        annotation_id: of the person's annotation.
+        label: name.
+        dice: between draft and annotation, in [0, 1].
+        lane: strategy that handed the case out; "" when it was opened by hand.
+        author: who corrected.
+        site: institution of the series, "" when unknown.
+        model_version: of the draft; None for a foreign model's.
+        at: when the annotation was made.
+    """
+
+    annotation_id: int
+    label: str
+    dice: float
+    lane: str
+    author: str
+    site: str
+    model_version: int | None
+    at: datetime
+
+
+class Corrections(Book):
+    """`ledger.corrections`."""
+
+    __slots__ = ()
+
+    def list(self, task: str) -> builtins.list[CorrectionRow]:
+        """Those whose annotation is in force, the oldest first: what was corrected again counts once."""
+        draft = A.alias("draft")
+        query = (
+            sa.select(C, A.c.author, S.c.institution.label("site"), draft.c.model_version, A.c.made_at.label("at"))
+            .join_from(C, A, A.c.id == C.c.annotation_id)
+            .join(draft, draft.c.id == A.c.parent_id)
+            .join(S, S.c.series_uid == A.c.series_uid)
+            .where(A.c.task == task, A.c.status.in_(LABELS))
+            .order_by(A.c.made_at, A.c.id, C.c.label)
+        )
+        with self._read() as connection:
+            return [CorrectionRow(**found) for found in connection.execute(query).mappings()]
+
+
+def keep(connection: sa.Connection, annotation_id: int, human: NewHuman, agreement: Mapping[str, float]) -> None:
+    """Record the agreement of a new annotation with its draft, before the lease on its series ends."""
+    if not agreement:
+        return
+    own = sa.or_(L.c.ended_at.is_(None), L.c.ending == "labelled")
+    leases = sa.select(L.c.strategy).where(L.c.series_uid == human.series_uid, L.c.task == human.task, own)
+    lane = connection.execute(leases.order_by(L.c.id.desc()).limit(1)).scalar() or ""
+    same = {"annotation_id": annotation_id, "lane": lane}
+    connection.execute(sa.insert(C), [{**same, "label": label, "dice": dice} for label, dice in agreement.items()])
