@@ -16,12 +16,11 @@ from lib.core.errors import InvalidInput, ManifestMismatch, NotFound, TrainingFa
 from lib.ledger.rows import JobRow
 from lib.taskfile import Task
 from lib.training.config import FitConfig
+from lib.workflows.collect import CalibrationCases, PoolCases, PromotionCases, Split, accepted_ids
 from lib.workflows.services import Services
 
 PLAN = "plan.json"
-POOL = "pool"
-CALIBRATION = "calibration"
-HUMAN = "human"
+POOL = Split.POOL.value
 FIT_PARAMS = ("steps", "max_minutes", "seed")
 PARAMS: Mapping[str, str] = MappingProxyType(
     {
@@ -40,7 +39,8 @@ class Plan:
     Attributes:
         key: names the run in the registry.
         training: ids of the annotations to learn from.
-        calibration: ids of the annotations to measure on.
+        calibration: ids of the annotations to tune on.
+        promotion: ids of the annotations that the gate judges on.
         seed: of the training.
         start: version whose weights it starts from; None = fresh ones.
     """
@@ -48,6 +48,7 @@ class Plan:
     key: str
     training: tuple[int, ...]
     calibration: tuple[int, ...]
+    promotion: tuple[int, ...]
     seed: int
     start: int | None
 
@@ -114,19 +115,15 @@ def require_enough(services: Services, task: Task, usable: int, unusable: int = 
 
 
 def _make(services: Services, task: Task, job: JobRow, key: str) -> Plan:
-    training = _accepted(services, task, POOL)
+    training, calibration, promotion = (
+        accepted_ids(services, task, of) for of in (PoolCases, CalibrationCases, PromotionCases)
+    )
     require_enough(services, task, len(training))
     params = job.payload.get("params", {})
     versions = services.registry.list(task.name)
     seed = services.settings.retrain.seed + len(versions)
     start = None if params.get("scratch") else _fitting_champion(services, task)
-    return Plan(key, training, _accepted(services, task, CALIBRATION), fit_config(task, params, seed).seed, start)
-
-
-def _accepted(services: Services, task: Task, split: str) -> tuple[int, ...]:
-    """Ids of the human labels of a split; what a model drew never counts, whatever its status."""
-    rows = services.ledger.annotations.accepted(task.name, split)
-    return tuple(sorted(row.id for row in rows if row.origin == HUMAN))
+    return Plan(key, training, calibration, promotion, fit_config(task, params, seed).seed, start)
 
 
 def _fitting_champion(services: Services, task: Task) -> int | None:
@@ -148,4 +145,4 @@ def _read(path: Path) -> Plan | None:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    return Plan(**{**values, "training": tuple(values["training"]), "calibration": tuple(values["calibration"])})
+    return Plan(**{**values, **{name: tuple(values[name]) for name in ("training", "calibration", "promotion")}})

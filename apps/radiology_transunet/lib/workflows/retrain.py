@@ -11,17 +11,18 @@ now) and the request does not ask for `scratch`; otherwise from fresh ones.
 import logging
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from lib.core.errors import InvalidInput, ManifestMismatch, NotFound
+from lib.core.errors import ManifestMismatch, NotFound
 from lib.ledger.rows import JobRow
 from lib.taskfile import Task
-from lib.workflows.casecache import CaseCache, LazyCases, prune_cache
+from lib.workflows.casecache import CaseCache, prune_cache
 from lib.workflows.casefigures import common_mean_dice
+from lib.workflows.collect import CalibrationCases, PoolCases, collect
 from lib.workflows.gate import Champion, Verdict, judge
 from lib.workflows.heartbeat import Stopped
 from lib.workflows.jobs import RETRAIN, retrain_key
@@ -126,7 +127,7 @@ def run_retrain(services: Services, job: JobRow, report: Report, stop: Event) ->
         tell(0.0, "delivering labels to the archive")
     plan = open_plan(services, task, job)
     cache = CaseCache(services, task)
-    calibration = _collect(services, cache, plan.calibration, "calibration", tell, 0.0)
+    calibration = collect(services, cache, CalibrationCases, plan.calibration, _part(tell, 0.0, FETCHED / 2))
     model = _train(services, task, job, plan, cache, calibration, tell)
     manifest = _load_manifest(model, task)
     tags = {"job": str(job.id), "start": "fresh weights" if plan.start is None else f"version {plan.start}"}
@@ -169,24 +170,9 @@ def _sweep(services: Services) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _collect(
-    services: Services, cache: CaseCache, ids: Sequence[int], what: str, tell: Report, share: float
-) -> LazyCases:
-    """The annotations as cases, in the cache by now; what cannot be used any more is left out and logged."""
-    rows = []
-    for done, annotation_id in enumerate(ids):
-        tell(share + FETCHED / 2 * done / len(ids), f"fetching {what} case {done + 1} of {len(ids)}")
-        row = services.ledger.annotations.get(annotation_id)
-        if row.status != "accepted":
-            logger.info("annotation %d is %s by now and left out", row.id, row.status)
-            continue
-        try:
-            cache.fill(row)
-        except (NotFound, InvalidInput) as error:
-            logger.warning("annotation %d of series %s is left out: %s", row.id, row.series_uid, error)
-            continue
-        rows.append(row)
-    return LazyCases(cache, rows)
+def _part(tell: Report, first: float, last: float) -> Report:
+    """A report of a stage, for what tells its own share in [0, 1]."""
+    return lambda share, message: tell(first + (last - first) * share, message)
 
 
 def _train(
@@ -195,7 +181,7 @@ def _train(
     job: JobRow,
     plan: Plan,
     cache: CaseCache,
-    calibration: LazyCases,
+    calibration: CalibrationCases,
     tell: Report,
 ) -> Path:
     """The folder of the finished model; an earlier attempt may have finished it."""
@@ -206,7 +192,7 @@ def _train(
     if (folder / MODEL / MANIFEST).exists():
         return folder / MODEL
     ids = plan.training
-    cases = _collect(services, cache, ids, "training", tell, FETCHED / 2)
+    cases = collect(services, cache, PoolCases, ids, _part(tell, FETCHED / 2, FETCHED))
     require_enough(services, task, len(cases), unusable=len(ids) - len(cases))
     config = fit_config(task, job.payload.get("params", {}), plan.seed)
     fitted = fit(
@@ -244,7 +230,7 @@ def _load_manifest(model: Path, task: Task) -> "Manifest":
 
 
 def _decide(
-    services: Services, task: Task, version: int, metrics: Mapping[str, float], cases: LazyCases, tell: Report
+    services: Services, task: Task, version: int, metrics: Mapping[str, float], cases: CalibrationCases, tell: Report
 ) -> Verdict:
     """Measure the champion on the same cases and let the gate decide; a verdict that was given stands."""
     given = [row for row in services.ledger.models.list(task.name) if row.version == version]
@@ -259,7 +245,7 @@ def _decide(
     return verdict
 
 
-def _measured_champion(services: Services, task: Task, cases: LazyCases, tell: Report) -> Champion | None:
+def _measured_champion(services: Services, task: Task, cases: CalibrationCases, tell: Report) -> Champion | None:
     """The champion with its mean Dice on the cases, or why it cannot serve; None when there is none."""
     from lib.training.measure import validate
 

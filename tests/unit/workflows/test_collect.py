@@ -1,0 +1,111 @@
+import ast
+import typing
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from threading import Event
+
+import numpy as np
+import pytest
+
+import lib
+from lib.ledger.rows import NewSeries
+from lib.workflows import retrain
+from lib.workflows.casecache import CaseCache
+from lib.workflows.collect import CalibrationCases, PoolCases, PromotionCases, Split, accepted_ids, collect
+from lib.workflows.plan import Plan, open_plan
+from lib.workflows.services import Services
+
+Label = Callable[..., int]
+SETS = (PoolCases, CalibrationCases, PromotionCases)
+
+
+def patients_of(services: Services, ids: tuple[int, ...]) -> set[str]:
+    rows = (services.ledger.annotations.get(number) for number in ids)
+    return {services.ledger.series.get(row.series_uid).patient for row in rows}
+
+
+def planned(services: Services) -> Plan:
+    retrain.request_retrain(services, services.task(), {}, "tester")
+    job = services.ledger.jobs.take(("retrain",), "worker", 60)
+    assert job is not None
+    return open_plan(services, services.task(), job)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_arrives_no_patient_is_learned_from_and_judged_on(services: Services, label: Label, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    label("p0", "pool")
+    label("p1", "pool")
+    for _ in range(12):  # the split that an arrival asks for counts only for a new patient
+        label(f"p{rng.integers(6)}", rng.choice([split.value for split in Split]), empty=True)
+    plan = planned(services)
+    sets = [patients_of(services, ids) for ids in (plan.training, plan.calibration, plan.promotion)]
+    assert sum(map(len, sets)) == len(set.union(*sets))
+    assert len(plan.training) + len(plan.calibration) + len(plan.promotion) == 14
+
+
+def test_a_series_that_moved_to_a_promotion_patient_after_the_plan_is_not_learned(
+    services: Services, label: Label
+) -> None:
+    ids = (label("p1"), label("p2"))
+    assert accepted_ids(services, services.task(), PoolCases) == ids
+    row = services.ledger.series.get(services.ledger.annotations.get(ids[1]).series_uid)
+    services.ledger.series.assign_split("x", "promotion")
+    moved = NewSeries(row.series_uid, row.study_uid, "x", "pool", "CT", "ball", row.instances)
+    services.ledger.series.add(moved)
+    cache = CaseCache(services, services.task())
+    assert collect(services, cache, PoolCases, ids, lambda share, message: None).ids == ids[:1]
+    assert accepted_ids(services, services.task(), PromotionCases) == ids[1:]
+
+
+@pytest.mark.parametrize("asked", SETS)
+def test_no_set_takes_cases_of_another_split(services: Services, label: Label, asked: type) -> None:
+    ids = {split: label(f"{split}1", split.value) for split in Split}
+    cache = CaseCache(services, services.task())
+    found = collect(services, cache, asked, tuple(ids.values()), lambda share, message: None)
+    assert isinstance(found, asked)
+    assert found.ids == (ids[asked.split],)
+
+
+def test_what_learns_and_what_tunes_take_no_other_type_than_theirs() -> None:
+    names = {"PoolCases": PoolCases, "CalibrationCases": CalibrationCases}
+    taken = typing.get_type_hints(retrain._train, localns={"Manifest": object, "FitProgress": object} | names)
+    assert taken["calibration"] is CalibrationCases
+    assert "PromotionCases" not in Path(retrain.__file__).read_text().split("def _train")[1].split("def ")[0]
+
+
+def test_only_the_plan_and_the_gate_know_of_promotion_patients() -> None:
+    """Whoever else names that split, in whatever way, is found here."""
+    root = Path(lib.__file__).parent
+    knowing = {str(path.relative_to(root)) for path in root.rglob("*.py") if any(_names_promotion(path))}
+    allowed = {"workflows/collect.py", "workflows/plan.py", "workflows/judging.py", "workflows/retrain.py"}
+    assert knowing <= allowed
+
+
+def test_only_two_places_fit_and_labels_reach_them_by_their_split() -> None:
+    root = Path(lib.__file__).parent
+    fitting = {path.name for path in root.rglob("*.py") for called in _calls(path) if called == "fit"}
+    reading = {path.name for path in root.rglob("*.py") for called in _calls(path) if called == "accepted"}
+    assert fitting == {"retrain.py", "offline.py"}  # offline: a user's own files, no ledger
+    assert "retrain.py" not in reading
+
+
+def test_a_stop_while_collecting_ends_it(services: Services, label: Label) -> None:
+    stop = Event()
+    stop.set()
+    tell = retrain._stoppable(lambda share, message: None, stop)
+    with pytest.raises(retrain.Stopped, match="fetching training case 1 of 1"):
+        collect(services, CaseCache(services, services.task()), PoolCases, (label("p1"),), tell)
+
+
+def _names_promotion(path: Path) -> Iterator[bool]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        yield isinstance(node, ast.Constant) and node.value == "promotion"
+        yield isinstance(node, ast.Attribute) and node.attr == "PROMOTION"
+        yield isinstance(node, ast.Name) and node.id == "PromotionCases"
+
+
+def _calls(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call):
+            yield getattr(node.func, "id", getattr(node.func, "attr", ""))
