@@ -2,7 +2,7 @@
 
 A benchmark names its cells by tuples of words and makes one with `--cell WORD...`, printing JSON as its last line.
 What is done is a line of cells.jsonl in the work folder, under a key that says all that the cell follows from but the
-code: delete the folder after changing the code.
+code and the data: delete the folder after changing one of them.
 """
 
 import hashlib
@@ -52,7 +52,7 @@ class Kitchen:
         def one(cell: Cell) -> None:
             made = self._in_a_process(cell)
             with (self.work / "cells.jsonl").open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps({"key": keys[cell], **made}) + "\n")
+                stream.write("\n" + json.dumps({"key": keys[cell], **made}) + "\n")  # after a line that a kill cut
             print(shown(cell, made), flush=True)
 
         with ThreadPoolExecutor(self.jobs) as pool:
@@ -61,7 +61,7 @@ class Kitchen:
         return {cell: known[key] for cell, key in keys.items()}
 
     def finished(self) -> dict[str, Made]:
-        """Cells in the work folder, by key; a line that a kill cut short is passed over."""
+        """Cells in the work folder, by key; an empty line, and one that a kill cut short, is passed over."""
         found: dict[str, Made] = {}
         path = self.work / "cells.jsonl"
         for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():

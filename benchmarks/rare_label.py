@@ -11,7 +11,9 @@ in a tenth of the masks would teach that equal images have different labels.)
 A quarter of the heads is held out, by a hash of their number. Every second one of them has a cyst too, so that there
 are cases enough to measure the label on, and cases without it to count false alarms. Which heads to learn from have it,
 and where, follows from the seed; what is held out is the same for all seeds. Both ways see the same cases, steps, first
-weights and rates, and differ in `adaptive_weights` and `rare_oversampling` alone.
+weights and rates, and differ in `adaptive_weights` and `rare_oversampling` alone. Intervals are of Student's t over the
+seeds, which also choose the heads with a cyst: they say how sure a difference is on the heads that are held out, not
+how it would vary with other held-out heads.
 
 Each (seed, way) that is done is a line of cells.jsonl in the --work folder, and a fit that was killed goes on from its
 checkpoint: start the command again. One thread a fit, so --jobs fits run at once. `--split dev` measures on a part of
@@ -165,7 +167,7 @@ def cells_of(options: argparse.Namespace) -> dict[Cell, Made]:
 
 
 def paired(differences: Sequence[float]) -> dict[str, float | None]:
-    """Mean of paired differences, and half of its 95 % interval (Student's t); None for one pair."""
+    """Mean of paired differences, and half of its 95 % interval (Student's t over the seeds); None for one pair."""
     count = len(differences)
     half = None if count < 2 else float(stats.t.ppf(0.975, count - 1)) * stdev(differences) / math.sqrt(count)
     return {"mean": fmean(differences), "half_interval": half}

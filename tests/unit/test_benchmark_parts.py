@@ -1,0 +1,122 @@
+"""What the benchmarks share: who is held out, and cells that are made once."""
+
+import argparse
+import importlib
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+MAKES = """
+import sys
+from pathlib import Path
+work, cell = sys.argv[-3].partition("=")[2], sys.argv[-1]
+with (Path(work) / "made").open("a") as stream:
+    stream.write(cell)
+print("working")
+print('{"value": "' + cell + '"}')
+"""
+
+
+@pytest.fixture
+def part(monkeypatch: pytest.MonkeyPatch):
+    """Imports a module of the benchmarks' folder."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+    def load(name: str) -> ModuleType:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+        return importlib.import_module(name)
+
+    return load
+
+
+def test_heads_are_held_out_whole_and_the_split_to_tune_on_shows_none_of_the_test_set(part) -> None:
+    heads = part("heads")
+    everyone = list(range(1, 131))
+    learn, test = heads.divide(everyone, "test")
+    tuned, dev = heads.divide(everyone, "dev")
+    assert sorted([*learn, *test]) == everyone
+    assert len(test) == round(0.25 * 130)
+    assert sorted([*tuned, *dev]) == sorted(learn)
+    assert len(dev) == round(0.25 * len(learn))
+    assert heads.divide(everyone[::-1], "test")[1] == test
+    assert [heads.head_of(Path(f"hippocampus_{n:03}.nii.gz")) for n in (1, 2, 3, 260)] == [1, 1, 2, 130]
+
+
+def test_cells_are_made_once_and_again_where_a_kill_cut_their_line_or_their_key_has_changed(
+    part, tmp_path: Path
+) -> None:
+    cells = part("cells")
+    script = tmp_path / "script.py"
+    script.write_text(MAKES)
+    kitchen = cells.Kitchen(str(script), (), tmp_path, jobs=1, threads=1)
+    keys = {("a",): "key a", ("b",): "key b"}
+    expected = {("a",): {"value": "a"}, ("b",): {"value": "b"}}
+    assert kitchen.make(keys, lambda cell, made: cell[0]) == expected
+    assert kitchen.make(keys, lambda cell, made: cell[0]) == expected
+    assert (tmp_path / "made").read_text() == "ab"
+    whole = (tmp_path / "cells.jsonl").read_text()
+    (tmp_path / "cells.jsonl").write_text(whole[:-5])
+    assert kitchen.make(keys, lambda cell, made: cell[0]) == expected
+    assert (tmp_path / "made").read_text() == "abb"
+    kitchen.make({**keys, ("a",): "another key"}, lambda cell, made: cell[0])
+    assert (tmp_path / "made").read_text() == "abba"
+
+
+def test_a_changed_option_changes_the_key_of_a_cell(part) -> None:
+    module = part("hippocampus")
+    usual = {"device": "cpu", "threads": 1}
+    assert module.elsewhere(argparse.Namespace(**usual)) == []
+    for changed in ({"device": "cuda"}, {"threads": 2}):
+        assert module.elsewhere(argparse.Namespace(**{**usual, **changed})) != []
+    cells = part("cells")
+    keys = {cells.key_of(*parts) for parts in (("a", 1), ("a", 2), (["a", 1],), ({"b": 1},), ({"b": None},))}
+    assert len(keys) == 5
+
+
+def test_a_distance_that_is_infinite_leaves_the_mean_and_is_counted(part) -> None:
+    module = part("hippocampus")
+    made = {
+        "cases": [
+            {"name": "one", "front": [0.9, 1.0, 0.8], "back": [0.0, None, 0.0]},
+            {"name": "two", "front": [0.7, 3.0, 0.6]},
+            {"name": "three", "front": [0.5, 2.0, 0.4]},
+        ],
+        "heads": {"one": "1", "two": "1", "three": "10"},
+    }
+    made = json.loads(json.dumps(made))
+    assert module.head_means(made, "dice").tolist() == pytest.approx([1.6 / 3, 0.5])
+    assert module.head_means(made, "hd95_mm").tolist() == [2.0, 2.0]
+    assert module.head_means(made, "hd95_mm", "back")[0] != module.head_means(made, "hd95_mm", "back")[0]  # no value
+    assert module.without_distance(made) == 1
+
+
+def test_the_interval_of_a_mean_is_that_of_a_bootstrap_over_heads(part) -> None:
+    module = part("hippocampus")
+    heads = module.np.random.default_rng(3).normal(0.8, 0.05, 64)
+    low, high = module.interval(heads)
+    half = 1.96 * heads.std(ddof=1) / 8
+    assert (low, high) == pytest.approx((heads.mean() - half, heads.mean() + half), abs=0.002)
+    assert module.interval(module.np.full(5, 0.7)) == [0.7, 0.7]
+
+
+def test_pairs_are_compared_head_by_head_and_seed_by_seed(part) -> None:
+    module = part("hippocampus")
+
+    def cell(values: list[float]) -> dict[str, object]:
+        cases = [{"name": str(n), "front": [value, 1.0, 1.0]} for n, value in enumerate(values)]
+        return {"cases": cases, "heads": {str(n): str(n) for n in range(len(values))}}
+
+    made = {
+        ("mine", "9", "0"): cell([0.8, 0.6]),
+        ("mine", "9", "1"): cell([0.9, 0.5]),
+        ("dynunet", "7", "0"): cell([0.7, 0.5]),
+        ("dynunet", "7", "1"): cell([0.6, 0.2]),
+    }
+    found = module.against_peer(made, "mine")
+    assert found["of_seeds"] == pytest.approx([0.1, 0.3])
+    assert found["mean"] == pytest.approx(0.2)
+    assert found["interval"] == pytest.approx([0.2, 0.2])
