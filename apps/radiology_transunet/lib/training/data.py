@@ -160,14 +160,24 @@ class TrainingSet:
         classes: number of classes with background.
         window: (slices, rows, columns) of a picture; one slice where `context` is given.
         context: neighbour slices on each side, for networks of slices; None = patches.
+        weights: how much likelier each case is drawn than others; None = all alike.
     """
 
-    def __init__(self, cases: Sequence[PreparedCase], classes: int, window: Size3, context: int | None) -> None:
+    def __init__(
+        self,
+        cases: Sequence[PreparedCase],
+        classes: int,
+        window: Size3,
+        context: int | None,
+        weights: Sequence[float] | None = None,
+    ) -> None:
         self.cases = cases
         self.classes = classes
         self.window = window
         self.context = context
-        self.sampler = Sampler([case.classes for case in cases], classes, window, by_slice=context is not None)
+        self.weights = None if weights is None else tuple(weights)
+        shown = [case.classes for case in cases]
+        self.sampler = Sampler(shown, classes, window, by_slice=context is not None, weights=weights)
         self._covered = [np.ones(classes, np.bool_) if case.covered is None else case.covered for case in cases]
 
     @property
@@ -193,7 +203,7 @@ class TrainingSet:
 
     def fingerprint(self) -> str:
         """A checksum of every voxel and label that training sees."""
-        digest = hashlib.sha256(repr((self.window, self.context)).encode())
+        digest = hashlib.sha256(repr((self.window, self.context, self.weights)).encode())
         for case, covered in zip(self.cases, self._covered, strict=True):
             digest.update(repr((case.planes.shape, covered.tolist())).encode())
             digest.update(case.planes.tobytes())
@@ -206,6 +216,7 @@ def prepare(
     preprocess: Preprocess,
     crop: Size | None,
     report: Callable[[float], None],
+    weights: Sequence[float] | None = None,
 ) -> TrainingSet:
     """Preprocess all cases once. A label that no case shows is named in a warning and trained without.
 
@@ -214,6 +225,7 @@ def prepare(
         preprocess: of the task.
         crop: (rows, columns) of a slice, rounded up to the stride; None = the largest one. Patches have their own size.
         report: called with the share of cases done.
+        weights: how much likelier each case is drawn than others; None = all alike.
 
     Raises:
         TrainingFailed: no cases, different schemas, no labelled voxel at all.
@@ -224,7 +236,8 @@ def prepare(
         prepared.append(_prepare(cases[number], schema, preprocess))
         report((number + 1) / len(cases))
     context = preprocess.context_slices if preprocess.patch is None else None
-    data = TrainingSet(prepared, len(schema) + 1, preprocess.patch or _crop(prepared, preprocess, crop), context)
+    window = preprocess.patch or _crop(prepared, preprocess, crop)
+    data = TrainingSet(prepared, len(schema) + 1, window, context, weights)
     if not data.sampler.labels:
         raise TrainingFailed(f"the masks must hold at least one labelled voxel, all {len(cases)} are empty")
     absent = [name for number, name in enumerate(schema.names, start=1) if number not in data.sampler.labels]

@@ -103,6 +103,7 @@ def fit(
     report: Report = lambda _: None,
     start: StateDict | None = None,
     predict: PredictConfig = PredictConfig(),  # noqa: B008 (frozen)
+    weights: Sequence[float] | None = None,
 ) -> FitResult:
     """Train a network.
 
@@ -117,6 +118,7 @@ def fit(
         report: called about twice a second; an exception that it raises ends the run, whose last checkpoint stays.
         start: weights to start from, of the same network and labels; None = drawn from the seed.
         predict: how the network is asked when it is measured.
+        weights: how much likelier each case is drawn than others; None = all alike.
 
     Raises:
         InvalidSettings: a precision that the device does not have.
@@ -125,7 +127,7 @@ def fit(
     started = monotonic()
     schema, where = schema_of(cases), choose_device(device)
     preprocess = build_preprocess(preprocess_config, network_config)
-    data = prepare(cases, preprocess, config.crop, lambda share: report(FitProgress("prepare", share)))
+    data = prepare(cases, preprocess, config.crop, lambda share: report(FitProgress("prepare", share)), weights)
     judges = validation if config.keep == "best" else ()
     key = _key(network_config, preprocess_config, config, predict, data, start, judges)
     folder.mkdir(parents=True, exist_ok=True)

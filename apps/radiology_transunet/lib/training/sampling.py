@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from lib.core.errors import InvalidInput
 from lib.inference.preprocess import ClassPlanes, Size3
 from lib.training.losses import IGNORE
 
@@ -44,9 +45,18 @@ class Sampler:
         window: (slices, rows, columns) of a picture.
         by_slice: whether a label's slices are alike however much of it they show (for networks of slices), and not its
             voxels.
+        weights: how much likelier each case is drawn than others, above 0; None = all alike. Labels are chosen first,
+            so that their shares stay what they are.
     """
 
-    def __init__(self, cases: Sequence[ClassPlanes], classes: int, window: Size3, by_slice: bool) -> None:
+    def __init__(
+        self,
+        cases: Sequence[ClassPlanes],
+        classes: int,
+        window: Size3,
+        by_slice: bool,
+        weights: Sequence[float] | None = None,
+    ) -> None:
         self.shapes = [case.shape for case in cases]
         self.window = window
         covered = [(case != IGNORE).any(axis=(1, 2)) for case in cases]
@@ -62,6 +72,7 @@ class Sampler:
                         side.start for side in box
                     ]
         self.labels = sorted(self.places)
+        self._weights = None if weights is None else _checked(weights, len(cases))
 
     def draw(self, rng: np.random.Generator, count: int, foreground: float, rare_oversampling: float) -> list[Pick]:
         """Windows of a batch.
@@ -82,7 +93,7 @@ class Sampler:
 
     def _around_label(self, rng: np.random.Generator, chances: npt.NDArray[np.float64]) -> Pick:
         of_case = self.places[self.labels[int(rng.choice(len(chances), p=chances))]]
-        case = list(of_case)[int(rng.integers(len(of_case)))]
+        case = self._one_of(rng, list(of_case))
         voxel = of_case[case][int(rng.integers(len(of_case[case])))]
         first, row, column = (
             _corner_around(rng, int(at), side, size)
@@ -91,10 +102,24 @@ class Sampler:
         return Pick(case, (first, row, column))
 
     def _anywhere(self, rng: np.random.Generator) -> Pick:
-        case, number = (int(n) for n in self.slices[int(rng.integers(len(self.slices)))])
+        case, number = (int(n) for n in self.slices[self._any_slice(rng)])
         slices, *sides = self.shapes[case]
         row, column = (_free_corner(rng, side, size) for side, size in zip(sides, self.window[1:], strict=True))
         return Pick(case, (_corner_around(rng, number, slices, self.window[0]), row, column))
+
+    def _one_of(self, rng: np.random.Generator, cases: Sequence[int]) -> int:
+        """One of some cases."""
+        if self._weights is None:
+            return cases[int(rng.integers(len(cases)))]
+        chances = self._weights[list(cases)]
+        return int(rng.choice(cases, p=chances / chances.sum()))
+
+    def _any_slice(self, rng: np.random.Generator) -> int:
+        """A number of `slices`; a case's weight is shared by its slices."""
+        if self._weights is None:
+            return int(rng.integers(len(self.slices)))
+        case = self._one_of(rng, np.unique(self.slices[:, 0]).tolist())
+        return int(rng.choice(np.flatnonzero(self.slices[:, 0] == case)))
 
 
 def label_probabilities(cases: Sequence[int], rare_oversampling: float) -> npt.NDArray[np.float64]:
@@ -106,6 +131,13 @@ def label_probabilities(cases: Sequence[int], rare_oversampling: float) -> npt.N
     """
     frequency = np.asarray(cases, dtype=np.float64) / max(1, sum(cases))
     return rare_oversampling / max(1, len(cases)) + (1 - rare_oversampling) * frequency
+
+
+def _checked(weights: Sequence[float], cases: int) -> npt.NDArray[np.float64]:
+    found = np.asarray(weights, dtype=np.float64)
+    if found.shape != (cases,) or not (np.isfinite(found) & (found > 0)).all():
+        raise InvalidInput(f"{cases} cases need as many weights above 0, got {list(weights)[:8]}")
+    return found
 
 
 def _sample(region: npt.NDArray[np.bool_], by_slice: bool, rng: np.random.Generator) -> Places:
