@@ -1,6 +1,7 @@
-"""A case as a picture: one slice with the outlines of two masks, side by side."""
+"""A case as a picture: one slice with the outlines of masks, side by side."""
 
 import io
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,8 @@ HEIGHT = 320
 """Pixels of a panel, at least; small slices are shown larger."""
 WINDOW_PERCENTILES = (1, 99)
 CAPTION = 16
+MARGIN = 0.35
+"""Around the labels of a picture that is cut to them, as a share of their extent."""
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -31,20 +34,47 @@ def overlay(volume: Volume, reference: Mask, predicted: Mask, title: str) -> byt
     Raises:
         GeometryMismatch: masks of another grid.
     """
-    for mask in (reference, predicted):
+    masks = (reference, predicted)
+    number = shown_slice(*masks)
+    return side_by_side(volume, masks, number, f"{title}: {slice_words(volume, number)}, reference | prediction")
+
+
+def side_by_side(volume: Volume, masks: Sequence[Mask], number: int, words: str, zoom: bool = False) -> bytes:
+    """A PNG of one slice, once for each mask with its outlines.
+
+    Args:
+        volume: the image.
+        masks: on its grid, from left to right.
+        number: of the slice, from 0.
+        words: written below.
+        zoom: cut the slice to what any mask labels in it, with a margin.
+
+    Raises:
+        GeometryMismatch: masks of another grid.
+    """
+    for mask in masks:
         volume.geometry.require_same(mask.geometry, "a mask in a picture")
-    number = shown_slice(reference, predicted)
     grey = _grey(volume, number)
-    panels = [_panel(grey, mask.array[number], mask.schema, volume) for mask in (reference, predicted)]
+    seen = _around([mask.array[number] for mask in masks]) if zoom else (slice(None), slice(None))
+    panels = [_panel(grey[seen], mask.array[number][seen], mask.schema, volume) for mask in masks]
     width, height = panels[0].size
-    picture = Image.new("RGB", (2 * width, height + CAPTION))
-    for left, panel in zip((0, width), panels, strict=True):
-        picture.paste(panel, (left, 0))
-    words = f"{title}: slice {number + 1} of {len(volume.array)}, reference | prediction"
+    picture = Image.new("RGB", (len(panels) * width, height + CAPTION))
+    for place, panel in enumerate(panels):
+        picture.paste(panel, (place * width, 0))
     ImageDraw.Draw(picture).text((4, height + 2), words.encode("ascii", "replace").decode(), fill=(255, 255, 255))
     stream = io.BytesIO()
     picture.save(stream, "PNG")
     return stream.getvalue()
+
+
+def slice_words(volume: Volume, number: int) -> str:
+    """Which slice, for people."""
+    return f"slice {number + 1} of {len(volume.array)}"
+
+
+def most_different(first: Mask, second: Mask) -> int:
+    """Number of the slice where two masks of one grid differ in the most voxels."""
+    return int((first.array != second.array).sum(axis=(1, 2)).argmax())
 
 
 def shown_slice(reference: Mask, predicted: Mask) -> int:
@@ -53,6 +83,19 @@ def shown_slice(reference: Mask, predicted: Mask) -> int:
         if not mask.is_empty:
             return int((mask.array != 0).sum(axis=(1, 2)).argmax())
     return len(reference.array) // 2
+
+
+def _around(planes: Sequence[Bytes]) -> tuple[slice, slice]:
+    """The box of all labels in slices (R, C) of one shape, wider by `MARGIN` on each side; all without labels."""
+    there = np.any(planes, axis=0)
+    if not there.any():
+        return slice(None), slice(None)
+    sides = []
+    for axis in (1, 0):
+        places = np.flatnonzero(there.any(axis=axis))
+        margin = max(4, round(MARGIN * (places[-1] - places[0] + 1)))
+        sides.append(slice(max(0, int(places[0]) - margin), int(places[-1]) + 1 + margin))
+    return sides[0], sides[1]
 
 
 def _grey(volume: Volume, number: int) -> Bytes:

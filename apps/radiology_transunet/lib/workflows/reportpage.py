@@ -1,0 +1,40 @@
+"""The morning report as one HTML page that needs nothing from outside."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from lib.workflows import charts
+from lib.workflows.report import MorningReport
+
+PAGES = Path(__file__).parent / "pages"
+UNKNOWN = "–"  # noqa: RUF001 a dash for people
+
+
+def render(report: MorningReport) -> str:
+    """The page; every text is escaped, curves are inline SVG, pictures inline PNG."""
+    rows = [*report.labels, *([report.mean] if report.mean and report.mean.patients else [])]
+    return _environment().get_template("report.html").render(report=report, rows=rows, span=charts.span_of(rows))
+
+
+def render_index(reports: Sequence[Mapping[str, Any]]) -> str:
+    """The list of reports, from their JSON."""
+    return _environment().get_template("reports.html").render(reports=reports)
+
+
+def _environment() -> Environment:
+    made = Environment(
+        loader=FileSystemLoader(PAGES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    made.filters.update(
+        base64=lambda data: base64.b64encode(data).decode(),
+        dice=lambda value: UNKNOWN if value is None else f"{value:.3f}",
+        signed=lambda value: UNKNOWN if value is None else f"{value:+.3f}",
+        count=lambda value: UNKNOWN if value is None else f"{value:,.0f}",
+        curve=lambda points, name: charts.curve(name, points),
+        interval=charts.interval,
+    )
+    return made
