@@ -111,7 +111,7 @@ def test_ignored_voxels_get_exactly_no_gradient_and_the_others_the_one_they_have
 ) -> None:
     logits, classes = example(space)
     classes[:, :2] = IGNORE
-    weights = torch.tensor([1.0, 0.5, 2.0, 0.7])
+    weights = torch.tensor([0.5, 2.0, 0.7])
     segmentation_loss([logits], Target(classes), FitConfig(loss=loss), weights).value.backward()  # type: ignore[arg-type]
     assert logits.grad is not None
     assert not logits.grad[:, :, :2].any()
@@ -123,7 +123,7 @@ def test_ignored_voxels_get_exactly_no_gradient_and_the_others_the_one_they_have
 @pytest.mark.parametrize("loss", LOSSES)
 def test_a_batch_that_is_ignored_altogether_has_loss_zero(loss: str) -> None:
     logits, classes = example((5, 6))
-    for weights in (None, torch.tensor([1.0, 0.5, 2.0, 0.7])):
+    for weights in (None, torch.tensor([0.5, 2.0, 0.7])):
         value = segmentation_loss([logits], Target(classes.fill_(IGNORE)), FitConfig(loss=loss), weights).value  # type: ignore[arg-type]
         assert value.item() == 0.0
         (gradient,) = torch.autograd.grad(value, logits)
@@ -171,13 +171,13 @@ def test_an_uncovered_label_costs_nothing_wherever_it_is_found() -> None:
     assert segmentation_loss([wrong], Target(classes, covered), FitConfig()).value.item() > 10
 
 
-def test_class_weights_enter_both_terms() -> None:
+def test_label_weights_enter_the_overlap_loss_alone() -> None:
     probabilities = torch.tensor([[0.2, 0.3, 0.5], [0.1, 0.6, 0.3]]).T.reshape(1, 3, 1, 2)
     classes = torch.tensor([[[1, 2]]])
-    weights = torch.tensor([1.0, 3.0, 1.0])
+    weights = torch.tensor([3.0, 1.0])
     dice = [(2 * 0.3 + 1) / (0.9 + 1 + 1), (2 * 0.3 + 1) / (0.8 + 1 + 1)]
     soft = (3 * (1 - dice[0]) + (1 - dice[1])) / 2
-    entropy = (3 * -log(0.3) - log(0.3)) / 4
+    entropy = -log(0.3)
     found = segmentation_loss([probabilities.log()], Target(classes), FitConfig(dice_weight=0.25), weights)
     assert found.value.item() == pytest.approx(0.25 * soft + 0.75 * entropy)
     assert found.overlap.score().tolist() == pytest.approx(dice)

@@ -32,8 +32,8 @@ def test_the_running_dice_moves_only_where_a_batch_shows_the_label() -> None:
 
 
 def test_rare_labels_weigh_more_and_common_ones_as_without_weights() -> None:
-    common, rare = 10 * (1 - 0.9**10), 1.9
-    assert label_weights([10, 10, 2], 10, RunningDice.of(3)) == pytest.approx([1, 1, common / rare])
+    common, rare = 10 * (1 - 0.9**10), 10 * (1 - 0.9**5)
+    assert label_weights([10, 10, 5], 10, RunningDice.of(3)) == pytest.approx([1, 1, common / rare])
     assert label_weights([100, 100, 2], 100, RunningDice.of(3)) == pytest.approx([1, 1, HIGHEST])
 
 

@@ -87,7 +87,8 @@ def segmentation_loss(
             supervision, Lee et al., arXiv:1409.5185, with the weights of nnU-Net, Isensee et al., 2021).
         target: at full size.
         config: which losses, and their weights.
-        weights: (C,) of each class, background first; None = all alike.
+        weights: (C - 1,) of each label, in the overlap loss alone: in cross-entropy they would shift how likely a label
+            is taken to be, and a rare one would be seen everywhere. None = all alike.
     """
     parts = [_loss(logits, target.at_size(logits.shape[2:]), config, weights) for logits in outputs]
     shares = supervision_shares(len(outputs))
@@ -107,8 +108,8 @@ def _loss(logits: Tensor, target: Target, config: FitConfig, weights: Tensor | N
     gamma = config.focal_gamma if config.loss == "dice_focal" else 0.0
     alpha = config.tversky_alpha if config.loss == "tversky_ce" else 0.5
     overlap = overlap_of(logarithms.exp(), classes)
-    soft = overlap_loss(overlap, alpha, None if weights is None else weights[1:])
-    entropy = cross_entropy(logarithms, classes, gamma, weights)
+    soft = overlap_loss(overlap, alpha, weights)
+    entropy = cross_entropy(logarithms, classes, gamma)
     sums = Overlap(overlap.both.detach(), overlap.predicted.detach(), overlap.true)
     return Loss(config.dice_weight * soft + (1 - config.dice_weight) * entropy, sums)
 
@@ -145,8 +146,8 @@ def covered_classes(target: Target) -> Tensor:
     return target.classes.masked_fill(~(known.reshape(target.classes.shape) | ignored), 0)
 
 
-def cross_entropy(logarithms: Tensor, classes: Tensor, gamma: float = 0.0, weights: Tensor | None = None) -> Tensor:
-    """Weighted mean over the voxels of -(1 - p)^gamma ln p, p the probability of the true class; 0 without voxels.
+def cross_entropy(logarithms: Tensor, classes: Tensor, gamma: float = 0.0) -> Tensor:
+    """Mean over the voxels of -(1 - p)^gamma ln p, p the probability of the true class; 0 without voxels.
 
     Lin et al., arXiv:1708.02002, eq. 4; gamma = 0 is plain cross-entropy.
 
@@ -154,16 +155,11 @@ def cross_entropy(logarithms: Tensor, classes: Tensor, gamma: float = 0.0, weigh
         logarithms: of probabilities, (B, C, *space).
         classes: (B, *space) int64, `IGNORE` left out.
         gamma: exponent.
-        weights: (C,) of each class; None = all alike.
     """
     nats = F.nll_loss(logarithms, classes, ignore_index=IGNORE, reduction="none")  # (B, *space)
     if gamma > 0:
         nats = (1 - torch.exp(-nats)).clamp_min(LEAST_DOUBT) ** gamma * nats
-    if weights is None:
-        return nats.sum() / (classes != IGNORE).sum().clamp_min(1)
-    of_class = F.pad(weights, (0, IGNORE + 1 - len(weights)))  # (256,), 0 for IGNORE
-    shares = of_class[classes]
-    return (nats * shares).sum() / shares.sum().clamp_min(torch.finfo(shares.dtype).tiny)
+    return nats.sum() / (classes != IGNORE).sum().clamp_min(1)
 
 
 def overlap_of(probabilities: Tensor, classes: Tensor) -> Overlap:

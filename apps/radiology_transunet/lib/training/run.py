@@ -196,7 +196,7 @@ class Run:
         """(C,) of each class, background with 1."""
         if not self.config.adaptive_weights:
             return None
-        return torch.tensor([1.0, *label_weights(*self.samples, self.running)], dtype=torch.float32, device=device)
+        return torch.tensor(label_weights(*self.samples, self.running), dtype=torch.float32, device=device)
 
     def _require_numbers(self, loss: float, norm: float, batch: Batch) -> None:
         overflows = self.scaler.is_enabled() and self.scaler.get_scale() > SMALLEST_SCALE
