@@ -23,6 +23,8 @@ from lib.taskfile import load_task
 from lib.workflows.services import Services
 
 SHAPE = (6, 32, 32)
+SPLITS = {"pool": "0.7", "calibration": "0.3", "promotion": "0"}
+"""No promotion patients unless a test labels some: the gate then judges on the calibration patients."""
 TASK = """
 name: {name}
 description: A bright ball in noise, and in some a small cube
@@ -86,6 +88,7 @@ def services(tmp_path: Path, shared_registry: Registry) -> Services:
     path = tmp_path / "task.yaml"
     path.write_text(TASK.format(name=name))
     conf = [("var", str(tmp_path / "var")), ("tasks", str(path)), ("inference.device", "cpu"), ("retrain.threads", "1")]
+    conf += [(f"ledger.splits.{name}", share) for name, share in SPLITS.items()]
     settings = load_settings(conf, environ={})
     settings.var.mkdir()
     ledger = Ledger(f"sqlite:///{settings.var}/ledger.db")

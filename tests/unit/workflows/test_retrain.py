@@ -247,7 +247,7 @@ def test_a_run_killed_after_registration_ends_with_the_same_version(
     services: Services, cohort: dict[str, list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = take(services)
-    for target in ("_decide", "enqueue_drafts"):
+    for target in ("decide", "enqueue_drafts"):
 
         def die(*arguments: object) -> None:
             raise KeyboardInterrupt

@@ -10,13 +10,15 @@ import os
 import signal
 import socket
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from lib.core.errors import Conflict, TrainingFailed
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from rich.progress import Progress, TaskID
 
     from lib.ledger.rows import JobRow
@@ -42,7 +44,7 @@ def retrain(
     cancel: bool = typer.Option(False, "--cancel", help="Cancel the task's training, queued or running."),
     job: int | None = typer.Option(None, "--job", hidden=True, help="Do this job; a worker starts it so."),
 ) -> None:
-    """Train on the accepted labels; the model serves when it is not worse on the calibration patients.
+    """Train on the accepted labels; the model serves when the promotion patients show that it is better.
 
     Ends with 0 when the version is registered, promoted or not, and when --if-due finds nothing due; with 1 when the
     training failed or was cancelled; with 3 when the champion is kept and --require-promotion was asked for.
@@ -180,3 +182,14 @@ def _print(row: "JobRow") -> None:
     )
     for name, value in result["metrics"].items():
         typer.echo(f"  {name}: {value:.4f}")
+    _print_verdict(result.get("verdict") or {})
+
+
+def _print_verdict(verdict: "Mapping[str, Any]") -> None:
+    """The differences that the gate weighed, a line each."""
+    found = [*verdict.get("labels", ()), verdict.get("mean"), verdict.get("newest")]
+    for part in (part for part in found if part and part["lower"] is not None):
+        typer.echo(
+            f"  {part['name']}: {part['difference']:+.4f} against version {verdict['champion']}, at least "
+            f"{part['lower']:+.4f}, needed above {part['floor']:+.4f}, {part['patients']} promotion patients"
+        )

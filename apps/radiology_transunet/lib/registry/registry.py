@@ -21,7 +21,7 @@ from lib.core.errors import Conflict, InvalidInput, NotFound
 from lib.registry.client import call, connect, load
 from lib.registry.config import RegistryConfig
 from lib.registry.folders import exclusive, publish, sweep
-from lib.registry.versions import CHAMPION, FOLDER_TAG, KEY_TAG, METRICS_TAG, ModelVersion, from_row
+from lib.registry.versions import CHAMPION, FOLDER_TAG, KEY_TAG, METRICS_TAG, OWN_TAGS, ModelVersion, from_row
 
 FORMER_TAG = "former_champions"
 """JSON list of versions, the newest last."""
@@ -143,6 +143,18 @@ class Registry:
                 self._remember(task, self._former(task) + (() if before is None else (before,)))
                 call(lambda: self._client.set_registered_model_alias(task, CHAMPION, str(version)))
             return before
+
+    def note(self, task: str, version: int, name: str, text: str) -> None:
+        """Remember something with a version that exists; the last text of a name counts.
+
+        Raises:
+            InvalidInput: a name that the registry itself uses.
+            NotFound: there is no such version.
+        """
+        if name in OWN_TAGS:
+            raise InvalidInput(f"a note must not be called {', '.join(OWN_TAGS)}, got {name!r}")
+        self.open()
+        call(lambda: self._client.set_model_version_tag(task, str(version), name, text))
 
     def previous(self, task: str) -> int | None:
         """The version that a rollback would go to: the last former champion whose weights are still there."""

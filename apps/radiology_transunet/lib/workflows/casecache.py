@@ -114,6 +114,11 @@ class LazyCases(Sequence["Case"]):
         self._rows = tuple(rows)
 
     @property
+    def rows(self) -> tuple[AnnotationRow, ...]:
+        """The annotations."""
+        return self._rows
+
+    @property
     def ids(self) -> tuple[int, ...]:
         """Of the annotations."""
         return tuple(row.id for row in self._rows)

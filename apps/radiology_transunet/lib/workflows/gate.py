@@ -61,6 +61,13 @@ class Verdict:
         """Plain values, for JSON."""
         return asdict(self)
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Verdict":
+        """The verdict of its plain values."""
+        gains = {name: Interval(**values[name]) for name in ("mean", "newest") if values[name] is not None}
+        pairs = {name: tuple(values[name]) for name in ("calibration_error", "seconds")}
+        return cls(**{**values, **gains, **pairs, "labels": tuple(Interval(**label) for label in values["labels"])})
+
 
 @dataclass(frozen=True, slots=True)
 class Champion:

@@ -6,6 +6,7 @@ and every start, first completes what a killed process left open, so that an old
 
 import logging
 from collections.abc import Mapping
+from typing import Any
 
 from lib.core.errors import Conflict, NotFound
 from lib.ledger.rows import VerdictRow
@@ -21,7 +22,7 @@ ROLLBACK = "rollback"
 
 
 def promote(
-    services: Services, task: Task, version: int, reason: str, metrics: Mapping[str, float] | None = None
+    services: Services, task: Task, version: int, reason: str, metrics: Mapping[str, Any] | None = None
 ) -> None:
     """Let a version serve the task, recorded with the reason.
 
@@ -54,7 +55,7 @@ def rollback(services: Services, task: Task, reason: str) -> ModelVersion:
     return model
 
 
-def keep(services: Services, task: Task, version: int, reason: str, metrics: Mapping[str, float]) -> None:
+def keep(services: Services, task: Task, version: int, reason: str, metrics: Mapping[str, Any]) -> None:
     """Record that a version does not become the champion, with the reason."""
     services.ledger.models.finish(services.ledger.models.begin(task.name, version, KEPT, reason, metrics))
 

@@ -17,19 +17,18 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from lib.core.errors import ManifestMismatch, NotFound
+from lib.core.errors import NotFound
 from lib.ledger.rows import JobRow
 from lib.taskfile import Task
 from lib.workflows.casecache import CaseCache, prune_cache
 from lib.workflows.casefigures import common_mean_dice
-from lib.workflows.collect import CalibrationCases, PoolCases, collect
-from lib.workflows.gate import Champion, Verdict, judge
+from lib.workflows.collect import CalibrationCases, PoolCases, PromotionCases, collect
 from lib.workflows.heartbeat import Stopped
 from lib.workflows.jobs import RETRAIN, retrain_key
-from lib.workflows.models import load_version
+from lib.workflows.judging import Exam, decide
 from lib.workflows.plan import Plan, fit_config, job_folder, open_plan, require_enough, require_params
 from lib.workflows.presegment import deliver_outbox, enqueue_drafts
-from lib.workflows.promotion import KEPT, PROMOTED, keep, promote, reconcile_promotions
+from lib.workflows.promotion import reconcile_promotions
 from lib.workflows.retrain_log import log_retraining
 from lib.workflows.services import Services
 
@@ -61,6 +60,7 @@ class Outcome:
         calibration: number of annotations that it was measured on.
         start: version whose weights it started from; None = fresh ones.
         seconds: of this attempt.
+        verdict: all figures of the gate, as `Verdict.to_dict` gives them.
     """
 
     version: int
@@ -71,11 +71,12 @@ class Outcome:
     calibration: int
     start: int | None
     seconds: float
+    verdict: Mapping[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for the job's row."""
         values = {name: getattr(self, name) for name in self.__slots__}
-        return {**values, "metrics": dict(self.metrics)}
+        return {**values, "metrics": dict(self.metrics), "verdict": dict(self.verdict)}
 
 
 def request_retrain(
@@ -128,11 +129,13 @@ def run_retrain(services: Services, job: JobRow, report: Report, stop: Event) ->
     plan = open_plan(services, task, job)
     cache = CaseCache(services, task)
     calibration = collect(services, cache, CalibrationCases, plan.calibration, _part(tell, 0.0, FETCHED / 2))
+    promotion = collect(services, cache, PromotionCases, plan.promotion, _part(tell, FETCHED / 2, FETCHED / 2))
     model = _train(services, task, job, plan, cache, calibration, tell)
     manifest = _load_manifest(model, task)
     tags = {"job": str(job.id), "start": "fresh weights" if plan.start is None else f"version {plan.start}"}
     version = services.registry.register(task.name, model, manifest.metrics, tags, plan.key)
-    verdict = _decide(services, task, version, manifest.metrics, calibration, tell)
+    exam = Exam(version, manifest.metrics, manifest.metrics.get(MEAN), calibration, promotion)
+    verdict = decide(services, task, exam, _part(tell, MEASURED, 1.0))
     if verdict.promote and services.settings.presegment.automatic and services.settings.presegment.redraft:
         enqueue_drafts(services, task)
     shutil.rmtree(job_folder(services, job.id))
@@ -145,6 +148,7 @@ def run_retrain(services: Services, job: JobRow, report: Report, stop: Event) ->
         calibration=len(calibration),
         start=plan.start,
         seconds=time.monotonic() - started,
+        verdict=verdict.to_dict(),
     )
 
 
@@ -227,42 +231,6 @@ def _load_manifest(model: Path, task: Task) -> "Manifest":
     manifest = read_manifest(model)
     manifest.require_fits(task)
     return manifest
-
-
-def _decide(
-    services: Services, task: Task, version: int, metrics: Mapping[str, float], cases: CalibrationCases, tell: Report
-) -> Verdict:
-    """Measure the champion on the same cases and let the gate decide; a verdict that was given stands."""
-    given = [row for row in services.ledger.models.list(task.name) if row.version == version]
-    for row in given:
-        if row.verdict in (PROMOTED, KEPT):
-            return Verdict(row.verdict == PROMOTED, row.reason)
-    champion = _measured_champion(services, task, cases, tell)
-    verdict = judge(metrics.get(MEAN), champion, services.settings.retrain.tolerance, len(cases))
-    record = promote if verdict.promote else keep
-    record(services, task, version, verdict.reason, metrics)
-    logger.info("task %s version %d: %s", task.name, version, verdict.reason)
-    return verdict
-
-
-def _measured_champion(services: Services, task: Task, cases: CalibrationCases, tell: Report) -> Champion | None:
-    """The champion with its mean Dice on the cases, or why it cannot serve; None when there is none."""
-    from lib.training.measure import validate
-
-    version = None
-    try:
-        model = services.registry.champion(task.name)
-        if model is None:
-            return None
-        version = model.version
-        predictor = load_version(services, task, model)
-    except (NotFound, ManifestMismatch) as error:
-        return Champion(version, None, misfit=str(error))
-
-    def report(share: float) -> None:
-        tell(MEASURED + (1 - MEASURED) * share, f"measuring the champion, version {version}")
-
-    return Champion(version, _figures(task, validate(predictor, cases, report)).get(MEAN))
 
 
 def _figures(task: Task, dice: Mapping[str, float | None]) -> dict[str, float]:

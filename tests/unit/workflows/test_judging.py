@@ -1,0 +1,145 @@
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lib.inference.model import Manifest, build_network, save_model
+from lib.training.measure import CaseMetrics, LabelFigures
+from lib.workflows import judging
+from lib.workflows.casecache import CaseCache
+from lib.workflows.collect import CalibrationCases, PromotionCases, accepted_ids, collect
+from lib.workflows.gate import Verdict
+from lib.workflows.judging import Exam, decide
+from lib.workflows.services import Services
+
+Label = Callable[..., int]
+
+
+def stub_of(labels: tuple[str, ...], quality: dict[int, float]) -> Callable[..., tuple[CaseMetrics, ...]]:
+    """Measures a version by its number: its Dice by label and case lie around its quality."""
+
+    def measured(version, cases, report=lambda share: None):
+        report(1.0)
+        dice = quality[version] + 0.002 * np.random.default_rng(version).standard_normal((len(cases.rows), len(labels)))
+        figures = ([LabelFigures(value, 1.0, value, 0.0, 0.0) for value in row] for row in dice)
+        return tuple(CaseMetrics("case", dict(zip(labels, row, strict=True)), 0.02) for row in figures)
+
+    return measured
+
+
+@pytest.fixture
+def judge(services: Services, label: Label, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Verdict]:
+    """Judge the newest of some versions, whose Dice on each label is given by version; the first one serves."""
+    task = services.task()
+    quality: dict[int, float] = {}
+    heard: list[str] = []
+
+    monkeypatch.setattr(judging, "load_version", lambda services, task, model: model.version)
+    monkeypatch.setattr(judging, "_measured", stub_of(services.task().schema.names, quality))
+    monkeypatch.setattr(judging, "seconds_a_case", lambda predictor, cases: 1.0)
+
+    def add_labels(patients: int) -> None:
+        for number in range(patients):
+            label(f"x{number}", "promotion", empty=True)
+
+    def act(*dice: float, patients: int, versions_first: bool = False, **gate: object) -> Verdict:
+        settings = replace(services.settings, gate=replace(services.settings.gate, **gate))
+        object.__setattr__(services, "settings", settings)
+        if not versions_first:
+            add_labels(patients)
+        for value in dice:
+            save_model(
+                tmp_path / "m",
+                Manifest.describe(task, 0, {}, ()),
+                build_network(task.network, task.schema).state_dict(),
+            )
+            version = services.registry.register(task.name, tmp_path / "m", {})
+            quality[version] = value
+            if version == 1:
+                services.registry.promote(task.name, 1)
+        if versions_first:
+            add_labels(patients)
+        cache = CaseCache(services, task)
+        ids = accepted_ids(services, task, PromotionCases)
+        cases = collect(services, cache, PromotionCases, ids, lambda share, message: None)
+        exam = Exam(version, {"mean_dice": 0.9}, 0.9, CalibrationCases(cache, ()), cases)
+        return decide(services, task, exam, lambda share, message: heard.append(message))
+
+    act.heard = heard  # type: ignore[attr-defined]
+    return act
+
+
+def test_a_shown_gain_serves_and_its_figures_are_kept_in_three_places(services: Services, judge) -> None:
+    verdict = judge(0.80, 0.84, patients=6)
+    task = services.task().name
+    assert verdict.promote
+    assert services.registry.champion(task).version == 2
+    assert verdict.mean.difference == pytest.approx(0.04, abs=0.003)
+    (row,) = services.ledger.models.list(task)
+    noted = json.loads(services.registry.get(task, 2).tags["gate"])
+    (audited,) = [entry for entry in services.ledger.audit.list() if entry.action == "model.gate"]
+    assert (row.verdict, row.reason) == ("promoted", verdict.reason)
+    assert Verdict.from_dict(row.metrics["gate"]) == Verdict.from_dict(noted) == verdict
+    assert Verdict.from_dict(audited.details) == verdict
+    assert row.metrics["mean_dice"] == 0.9
+    assert judge.heard == [
+        "comparing the champion on the promotion patients",
+        "comparing the challenger on the promotion patients",
+    ]
+
+
+def test_a_loss_is_recorded_and_not_served(services: Services, judge) -> None:
+    verdict = judge(0.80, 0.76, patients=6)
+    task = services.task().name
+    assert not verdict.promote
+    assert services.registry.champion(task).version == 1
+    assert services.ledger.models.list(task)[0].verdict == "kept"
+    assert "gate" in services.registry.get(task, 2).tags
+
+
+def test_a_better_one_stays_out_for_want_of_patients_and_the_number_is_told(services: Services, judge) -> None:
+    verdict = judge(0.80, 0.90, patients=3)
+    assert (verdict.promote, verdict.patients, verdict.missing) == (False, 3, 2)
+
+
+def test_no_promotion_label_at_all_keeps_the_champion_where_such_patients_are_expected(
+    services: Services, judge
+) -> None:
+    ledger = replace(services.settings.ledger, splits={"pool": 0.7, "calibration": 0.15, "promotion": 0.15})
+    object.__setattr__(services, "settings", replace(services.settings, ledger=ledger))
+    verdict = judge(0.80, 0.90, patients=0)
+    assert (verdict.promote, verdict.missing) == (False, 5)
+
+
+def test_a_first_models_verdict_survives_json() -> None:
+    verdict = judging.unopposed(None, None, 0)
+    assert verdict.promote
+    assert Verdict.from_dict(json.loads(json.dumps(verdict.to_dict()))) == verdict
+
+
+def test_a_verdict_that_was_given_stands_and_nothing_is_measured_again(services: Services, judge) -> None:
+    first = judge(0.80, 0.84, patients=6)
+    judge.heard.clear()
+    cache = CaseCache(services, services.task())
+    exam = Exam(2, {}, None, CalibrationCases(cache, ()), PromotionCases(cache, ()))
+    assert decide(services, services.task(), exam, lambda share, message: judge.heard.append(message)) == first
+    assert judge.heard == []
+
+
+def test_a_golden_case_that_changed_keeps_the_champion(services: Services, judge, label: Label) -> None:
+    golden = services.ledger.annotations.get(label("g", empty=True)).series_uid
+    assert judge(0.80, 0.84, patients=6, golden=(golden, "1.2.3")).golden.keys() == {golden}
+    assert services.registry.champion(services.task().name).version == 2
+
+
+def test_labels_that_came_after_the_champion_are_the_newest(services: Services, judge) -> None:
+    older = judge(0.80, 0.801, patients=6)
+    assert older.newest is None
+    for row in services.ledger.annotations.accepted(services.task().name):
+        services.ledger.annotations.reject(row.id, "rev", "to start over")
+    newer = judge(0.80, 0.84, patients=6, versions_first=True)
+    assert newer.newest.patients == 6
+    assert newer.promote
