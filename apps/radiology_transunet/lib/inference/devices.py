@@ -38,6 +38,12 @@ def describe_device(name: str) -> dict[str, str | int | float]:
     return found
 
 
+def peak_card_memory(name: str) -> int | None:
+    """Most bytes that torch held on a setting's device in this process; None on a CPU."""
+    device = choose_device(name)
+    return int(torch.cuda.max_memory_reserved(device)) if device.type == "cuda" else None
+
+
 def device_lock(device: torch.device) -> threading.Lock:
     """The one lock of a device in this process; whoever runs a network there holds it for a batch."""
     with _registering:

@@ -10,6 +10,7 @@ from lib.server.routes import (
     infer,
     info,
     model,
+    reports,
     scoring,
     session,
     train,
@@ -31,5 +32,6 @@ ROUTERS = (
     session.router,
     cases.router,
     worklist.router,
+    reports.router,
     viewer.router,  # last: its paths are open
 )
