@@ -1,6 +1,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -238,6 +239,19 @@ def test_a_case_without_labels_beside_labelled_ones_is_trained_on(
     geometry = replace(case.volume.geometry, shape=(3, 32, 32))
     empty = Case(Volume(noise, geometry, "MR"), Mask(np.zeros((3, 32, 32)), geometry, schema))
     assert run([case, empty], replace(SHORT, foreground=0.0, steps=3), tmp_path).steps == 3
+
+
+def test_what_the_first_optimiser_of_a_process_imports_is_no_part_of_the_budget(make_case, tmp_path, monkeypatch):
+    imported_s = [0.0]
+    monkeypatch.setattr("lib.training.fit.monotonic", lambda: monotonic() + imported_s[0])
+
+    def load(name: str) -> None:
+        assert name == "torch._dynamo"
+        imported_s[0] += 3600.0
+
+    monkeypatch.setattr("lib.training.fit.import_module", load)
+    assert run([make_case(1)], replace(SHORT, steps=2, max_minutes=30.0), tmp_path).steps == 2
+    assert imported_s == [3600.0]
 
 
 def test_a_budget_that_preparation_used_up_is_an_error_and_no_model(make_case, tmp_path):

@@ -8,6 +8,7 @@ budget of steps).
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from time import monotonic
 
@@ -124,6 +125,7 @@ def fit(
         InvalidSettings: a precision that the device does not have.
         TrainingFailed: no cases, no labelled voxel, no memory, a loss that is not a number (the last checkpoint stays).
     """
+    _load_optimizers()
     started = monotonic()
     schema, where = schema_of(cases), choose_device(device)
     preprocess = build_preprocess(preprocess_config, network_config)
@@ -187,6 +189,11 @@ def _choose(run: Run, predictor: Predictor, validation: Sequence[Case], tell: Ca
         run.validated(_mean_dice(predictor, validation, tell))
     if run.best is not None:
         run.average.load_state_dict(run.best[1])
+
+
+def _load_optimizers() -> None:
+    """Import what the first optimiser of a process imports; it takes seconds, which no run's budget should pay."""
+    import_module("torch._dynamo")
 
 
 def _budget(config: FitConfig, run: Run, last: Checkpoint | None, prepared_s: float) -> Budget:
