@@ -257,7 +257,10 @@ def test_a_mask_on_another_grid_is_refused(schema: LabelSchema) -> None:
     ("options", "message"),
     [
         ({"spacing_mm": 0}, "one positive number, three .* or left out, got 0"),
+        ({"spacing_mm": float("inf")}, "one positive number, three .* got inf"),
+        ({"spacing_mm": (1.0, 1.0)}, r"one positive number, three .* got \(1.0, 1.0\)"),
         ({"window_hu": (240, -160)}, "the lower one first"),
+        ({"window_hu": (0, float("inf"))}, "two finite numbers"),
         ({"clip_percentiles": (-1, 99)}, "within 0 and 100"),
     ],
 )

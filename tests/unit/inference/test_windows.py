@@ -17,6 +17,7 @@ def test_windows_stand_evenly_from_one_end_to_the_other() -> None:
     assert corners(11, 10, 0.5) == (0, 1)
     assert corners(20, 10, 0.0) == (0, 10)
     assert corners(21, 10, 0.0) == (0, 5, 11)
+    assert corners(14, 10, 0.8) == (0, 2, 4)
     assert corners(26, 8, 0.5) == (0, 3, 7, 10, 14, 18)
 
 

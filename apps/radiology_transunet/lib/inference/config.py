@@ -1,6 +1,7 @@
 """What a task file may say about preprocessing, and where inference runs."""
 
 from dataclasses import dataclass
+from math import isfinite
 from typing import Literal, get_args
 
 from lib.core.errors import InvalidSettings
@@ -21,7 +22,7 @@ class PreprocessConfig:
             z-score; used when there is no window; for MR.
 
     Raises:
-        InvalidSettings: a spacing that is not positive, a range that is empty.
+        InvalidSettings: a spacing that is not positive and finite, a range that is empty or endless.
     """
 
     spacing_mm: float | tuple[float, float, float] | None = None
@@ -31,7 +32,7 @@ class PreprocessConfig:
     def __post_init__(self) -> None:
         given = () if self.spacing_mm is None else self.spacing_mm
         wanted = given if isinstance(given, tuple) else (given,)
-        if len(wanted) not in (0, 1, 3) or not all(mm > 0 for mm in wanted):
+        if len(wanted) not in (0, 1, 3) or not all(mm > 0 and isfinite(mm) for mm in wanted):
             raise InvalidSettings(
                 f"preprocess.spacing_mm must be one positive number, three (slices, rows, columns) or left out, "
                 f"got {self.spacing_mm}"
@@ -96,7 +97,7 @@ class InferenceConfig:
 
 
 def _range(name: str, values: tuple[float, float]) -> tuple[float, float]:
-    """A (low, high) pair of floats with low < high."""
-    if len(values) != 2 or not float(values[0]) < float(values[1]):
-        raise InvalidSettings(f"{name} must be two numbers, the lower one first, got {values}")
+    """A (low, high) pair of finite floats with low < high."""
+    if len(values) != 2 or not values[0] < values[1] or not all(map(isfinite, values)):
+        raise InvalidSettings(f"{name} must be two finite numbers, the lower one first, got {values}")
     return float(values[0]), float(values[1])

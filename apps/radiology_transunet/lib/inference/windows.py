@@ -18,6 +18,8 @@ from lib.inference.preprocess import FloatPlanes, Size3
 
 SIGMA_SHARE = 1 / 8
 """Deviation of the weights as a share of the patch's side."""
+ROUNDING = 1e-6
+"""Of floats, in voxels."""
 
 Corners = tuple[int, ...]
 Weights = npt.NDArray[np.float32]
@@ -33,7 +35,7 @@ def corners(side: int, patch: int, overlap: float) -> Corners:
     """
     if side < patch:
         raise InvalidVolume(f"an axis must have at least the {patch} voxels of the patch, got {side}; pad it first")
-    step = max(1, int(patch * (1 - overlap)))
+    step = max(1, int(patch * (1 - overlap) + ROUNDING))  # 10 * (1 - 0.8) is a little less than 2
     gaps = -(-(side - patch) // step)
     return tuple((side - patch) * number // max(gaps, 1) for number in range(gaps + 1))
 
