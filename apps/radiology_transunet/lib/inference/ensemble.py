@@ -35,6 +35,9 @@ class Ensemble(Network):
 
         Encoders that were trained apart have nothing in common, so a mean of their embeddings would mean nothing.
         """
-        answers = [network.segment(images) for network in self.networks]
-        mean = torch.stack([logits.float().softmax(dim=1) for logits, _ in answers]).mean(dim=0)
-        return mean.clamp_min(torch.finfo(mean.dtype).tiny).log(), answers[0][1]
+        logits, embedding = self.networks[0].segment(images)
+        total = logits.float().softmax(dim=1)
+        for network in self.networks[1:]:  # one after the other: maps of one member exist beside the sum
+            total = total + network.segment(images)[0].float().softmax(dim=1)
+        mean = total / len(self.networks)
+        return mean.clamp_min(torch.finfo(mean.dtype).tiny).log(), embedding
