@@ -28,6 +28,7 @@ from lib.workflows.config import (
     IngestConfig,
     PresegmentConfig,
     QueryConfig,
+    RecipeConfig,
     RetrainConfig,
     ReviewConfig,
     WorkerConfig,
@@ -65,6 +66,7 @@ class Settings:
     review: ReviewConfig
     query: QueryConfig
     retrain: RetrainConfig
+    recipe: RecipeConfig
     gate: GateConfig
     field: FieldConfig
     worker: WorkerConfig

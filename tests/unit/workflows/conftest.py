@@ -23,6 +23,8 @@ from lib.taskfile import load_task
 from lib.workflows.services import Services
 
 SHAPE = (6, 32, 32)
+RECIPE = {"keep": "1", "steps": "1", "rate": "1", "validations": "0", "reference_every": "0"}
+"""Trainings of a few steps: nothing of them is to be shortened."""
 SPLITS = {"pool": "0.7", "calibration": "0.3", "promotion": "0"}
 """No promotion patients unless a test labels some: the gate then judges on the calibration patients."""
 TASK = """
@@ -88,6 +90,7 @@ def services(tmp_path: Path, shared_registry: Registry) -> Services:
     path = tmp_path / "task.yaml"
     path.write_text(TASK.format(name=name))
     conf = [("var", str(tmp_path / "var")), ("tasks", str(path)), ("inference.device", "cpu"), ("retrain.threads", "1")]
+    conf += [(f"recipe.{name}", value) for name, value in RECIPE.items()]
     conf += [(f"ledger.splits.{name}", share) for name, share in SPLITS.items()]
     settings = load_settings(conf, environ={})
     settings.var.mkdir()

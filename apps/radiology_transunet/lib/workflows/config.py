@@ -102,6 +102,35 @@ class RetrainConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class RecipeConfig:
+    """How a retraining goes on from the champion.
+
+    Attributes:
+        keep: share of the champion in the first weights, the rest is fresh; 1 = its weights as they are.
+        steps: of such a training, as a share of the task's.
+        rate: its peak learning rate, as a share of the task's.
+        new: share of the pictures drawn from labels that the champion has not learned from.
+        validations: on the calibration patients during a training, whose best weights are kept; 0 = as the task says.
+        reference_every: each so many-th training starts from fresh weights, as the reference; 0 = never.
+    """
+
+    keep: float
+    steps: float
+    rate: float
+    new: float
+    validations: int
+    reference_every: int
+
+    def __post_init__(self) -> None:
+        _require("recipe.keep", self.keep, 0 <= self.keep <= 1, "from 0 to 1")
+        _require("recipe.steps", self.steps, 0 < self.steps <= 1, "above 0 and at most 1")
+        _require("recipe.rate", self.rate, 0 < self.rate <= 1, "above 0 and at most 1")
+        _require("recipe.new", self.new, 0 < self.new < 1, "above 0 and below 1")
+        _require("recipe.validations", self.validations, self.validations >= 0, "0 or more")
+        _require("recipe.reference_every", self.reference_every, self.reference_every >= 0, "0 or more")
+
+
+@dataclass(frozen=True, slots=True)
 class GateConfig:
     """What a challenger has to show on the promotion patients.
 

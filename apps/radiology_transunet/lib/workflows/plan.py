@@ -12,11 +12,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from lib.core.errors import InvalidInput, ManifestMismatch, NotFound, TrainingFailed
+from lib.core.errors import InvalidInput, TrainingFailed
 from lib.ledger.rows import JobRow
 from lib.taskfile import Task
 from lib.training.config import FitConfig
 from lib.workflows.collect import CalibrationCases, PoolCases, PromotionCases, Split, accepted_ids
+from lib.workflows.recipe import new_labels, start_of
 from lib.workflows.services import Services
 
 PLAN = "plan.json"
@@ -40,17 +41,19 @@ class Plan:
         key: names the run in the registry.
         training: ids of the annotations to learn from.
         calibration: ids of the annotations to tune on.
-        promotion: ids of the annotations that the gate judges on.
         seed: of the training.
         start: version whose weights it starts from; None = fresh ones.
+        promotion: ids of the annotations that the gate judges on.
+        new: those of `training` that `start` has not learned from.
     """
 
     key: str
     training: tuple[int, ...]
     calibration: tuple[int, ...]
-    promotion: tuple[int, ...]
     seed: int
     start: int | None
+    promotion: tuple[int, ...] = ()
+    new: tuple[int, ...] = ()
 
 
 def require_params(task: Task, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -122,27 +125,15 @@ def _make(services: Services, task: Task, job: JobRow, key: str) -> Plan:
     params = job.payload.get("params", {})
     versions = services.registry.list(task.name)
     seed = services.settings.retrain.seed + len(versions)
-    start = None if params.get("scratch") else _fitting_champion(services, task)
-    return Plan(key, training, calibration, promotion, fit_config(task, params, seed).seed, start)
-
-
-def _fitting_champion(services: Services, task: Task) -> int | None:
-    """The version that serves, when its weights fit the task as it is now."""
-    from lib.inference.model import read_manifest
-
-    try:
-        champion = services.registry.champion(task.name)
-        if champion is None:
-            return None
-        read_manifest(champion.folder).require_fits(task)
-    except (NotFound, ManifestMismatch):
-        return None
-    return champion.version
+    start = None if params.get("scratch") else start_of(services, task)
+    new = new_labels(services, task, start, training)
+    return Plan(key, training, calibration, fit_config(task, params, seed).seed, start, promotion, new)
 
 
 def _read(path: Path) -> Plan | None:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    return Plan(**{**values, **{name: tuple(values[name]) for name in ("training", "calibration", "promotion")}})
+    lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+    return Plan(**(values | lists))

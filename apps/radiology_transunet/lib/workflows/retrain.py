@@ -4,8 +4,8 @@ A run can be killed at any line and goes on in its folder, var/jobs/<job id>: th
 is written first, then the network's checkpoint, then the finished model with its manifest; the version is registered
 under the plan's key, and a verdict that was given is not given again. The folder goes when the job is done.
 
-A run starts from the champion's weights when the champion fits the task (labels, preprocessing and network as they are
-now) and the request does not ask for `scratch`; otherwise from fresh ones.
+A run starts from the champion, shrunk towards fresh weights, when it fits the task (labels, preprocessing and network
+as they are now) and the request does not ask for `scratch`; otherwise, and each so many-th time, from fresh weights.
 """
 
 import logging
@@ -26,9 +26,11 @@ from lib.workflows.collect import CalibrationCases, PoolCases, PromotionCases, c
 from lib.workflows.heartbeat import Stopped
 from lib.workflows.jobs import RETRAIN, retrain_key
 from lib.workflows.judging import Exam, decide
+from lib.workflows.morning import Night, morning_report
 from lib.workflows.plan import Plan, fit_config, job_folder, open_plan, require_enough, require_params
 from lib.workflows.presegment import deliver_outbox, enqueue_drafts
 from lib.workflows.promotion import reconcile_promotions
+from lib.workflows.recipe import FRESH, START, adapted, first_weights, hold_line
 from lib.workflows.retrain_log import log_retraining
 from lib.workflows.services import Services
 
@@ -132,13 +134,20 @@ def run_retrain(services: Services, job: JobRow, report: Report, stop: Event) ->
     promotion = collect(services, cache, PromotionCases, plan.promotion, _part(tell, FETCHED / 2, FETCHED / 2))
     model = _train(services, task, job, plan, cache, calibration, tell)
     manifest = _load_manifest(model, task)
-    tags = {"job": str(job.id), "start": "fresh weights" if plan.start is None else f"version {plan.start}"}
+    tags = {"job": str(job.id), START: FRESH if plan.start is None else f"version {plan.start}"}
     version = services.registry.register(task.name, model, manifest.metrics, tags, plan.key)
+    if plan.start is None:
+        hold_line(
+            services, task, services.registry.get(task.name, version), calibration, _part(tell, MEASURED, MEASURED)
+        )
     exam = Exam(version, manifest.metrics, manifest.metrics.get(MEAN), calibration, promotion)
     verdict = decide(services, task, exam, _part(tell, MEASURED, 1.0))
     if verdict.promote and services.settings.presegment.automatic and services.settings.presegment.redraft:
         enqueue_drafts(services, task)
-    shutil.rmtree(job_folder(services, job.id))
+    folder = job_folder(services, job.id)
+    night = Night(task, job, version, verdict, plan.training, manifest.annotations, calibration, folder)
+    morning_report(services, night, _part(tell, 1.0, 1.0))
+    shutil.rmtree(folder)
     return Outcome(
         version=version,
         promoted=verdict.promote,
@@ -191,6 +200,7 @@ def _train(
     """The folder of the finished model; an earlier attempt may have finished it."""
     from lib.inference.model import MANIFEST, Manifest, save_model
     from lib.training.fit import fit
+    from lib.training.warmstart import half_new
 
     folder = job_folder(services, job.id)
     if (folder / MODEL / MANIFEST).exists():
@@ -198,7 +208,9 @@ def _train(
     ids = plan.training
     cases = collect(services, cache, PoolCases, ids, _part(tell, FETCHED / 2, FETCHED))
     require_enough(services, task, len(cases), unusable=len(ids) - len(cases))
-    config = fit_config(task, job.payload.get("params", {}), plan.seed)
+    params, recipe = job.payload.get("params", {}), services.settings.recipe
+    config = fit_config(task, params, plan.seed)
+    config = adapted(config, recipe, plan.start is not None, len(calibration) > 0, params)
     fitted = fit(
         cases,
         calibration,
@@ -208,20 +220,14 @@ def _train(
         folder,
         services.settings.inference.device,
         lambda progress: tell(*_in_words(progress)),
-        start=None if plan.start is None else _weights(services, task, plan.start),
+        start=first_weights(services, task, plan.start, plan.seed),
         predict=task.predict,
+        weights=half_new([number in plan.new for number in cases.ids], recipe.new),
     )
     metrics = _figures(task, fitted.dice)
     save_model(folder / MODEL, Manifest.describe(task, plan.seed, metrics, cases.ids), fitted.state_dict)
     log_retraining(services, job, config, fitted, (cases, calibration), folder / MODEL, tell, MEASURED)
     return folder / MODEL
-
-
-def _weights(services: Services, task: Task, version: int) -> Mapping[str, Any]:
-    """The state dict of a version."""
-    from lib.inference.model import read_state
-
-    return read_state(services.registry.path(task.name, version))
 
 
 def _load_manifest(model: Path, task: Task) -> "Manifest":
