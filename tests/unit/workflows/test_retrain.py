@@ -11,6 +11,7 @@ from lib.inference.model import read_manifest
 from lib.ledger.rows import JobRow
 from lib.workflows import retrain
 from lib.workflows.plan import job_folder
+from lib.workflows.reportfiles import reports
 from lib.workflows.retrain import Outcome, Stopped, request_retrain, run_retrain
 from lib.workflows.services import Services
 
@@ -330,3 +331,12 @@ def test_a_folder_of_another_ledgers_job_is_not_continued(
     plan = {"key": "job 1 of long ago", "training": [99], "calibration": [], "seed": 0, "start": None}
     (folder / "plan.json").write_text(json.dumps(plan))
     assert run(services, job).training == 3
+
+
+def test_a_training_leaves_its_morning_report(services: Services, cohort: dict[str, list[int]]) -> None:
+    run(services, take(services))
+    (found,) = reports(services.settings.var)
+    assert (found["run"], found["version"], found["promoted"]) == (f"{services.task().name}-v0001", 1, True)
+    assert (found["annotations"], found["new"], found["learned"]["label"]) == (3, 3, {"ball": 3, "cube": 1})
+    assert len(found["curves"]["loss"]) == 3
+    assert "first model" in found["reason"]
