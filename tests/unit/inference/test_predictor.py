@@ -325,8 +325,9 @@ def test_one_lock_belongs_to_a_device() -> None:
 def test_a_device_that_is_not_there_is_refused() -> None:
     with pytest.raises(InvalidSettings, match="got 'cuda:99'"):
         choose_device("cuda:99")
-    with pytest.raises(InvalidSettings, match="got 'tpu'"):
-        choose_device("tpu")
+    for wrong in ("tpu", "cuda:x", "cuda:", "cudas"):
+        with pytest.raises(InvalidSettings, match=f"got '{wrong}'"):
+            choose_device(wrong)
     assert choose_device("cpu") == CPU
     assert choose_device("auto").type in ("cpu", "cuda")
 

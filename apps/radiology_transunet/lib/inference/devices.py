@@ -21,9 +21,10 @@ def choose_device(name: str) -> torch.device:
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     if name == "cpu":
         return torch.device("cpu")
-    index = int(name.partition(":")[2] or 0)
+    kind, _, number = name.partition(":")
+    index = int(number) if number.isdecimal() else 0
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if not name.startswith("cuda") or index >= count:
+    if kind != "cuda" or name not in ("cuda", f"cuda:{index}") or index >= count:
         raise InvalidSettings(f"device must be auto, cpu or one of {count} CUDA devices (cuda:N), got {name!r}")
     return torch.device("cuda", index)
 
