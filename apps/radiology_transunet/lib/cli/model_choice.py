@@ -31,6 +31,7 @@ def choose(model: Path | None, task_name: str, device: str) -> Choice:
 
     Raises:
         NoChampion: neither a folder nor a champion.
+        InvalidTask: no such task; that of a model is one of a user's own, and was not named.
         ManifestMismatch: the model does not fit the task.
     """
     from lib.cli.context import current_settings
@@ -43,9 +44,20 @@ def choose(model: Path | None, task_name: str, device: str) -> Choice:
         folder, version = _champion(task)
     else:
         manifest = read_manifest(model)
-        task = load_task(task_name or manifest.task)
+        task = load_task(task_name) if task_name else _task_of(model, manifest.task)
         folder, version = model, manifest.sha256[:CHECKSUM_DIGITS]
     return Choice(task, load_predictor(folder, task, device, settings.inference.batch_size), folder, version)
+
+
+def _task_of(model: Path, name: str) -> "Task":
+    """The task that a model names, which is one of those that came with the program."""
+    from lib.core.errors import InvalidTask
+    from lib.taskfile import load_task
+
+    try:
+        return load_task(name)
+    except InvalidTask as error:
+        raise InvalidTask(f"the model in {model} is for task {name}; name its file with --task: {error}") from error
 
 
 def _champion(task: "Task") -> tuple[Path, str]:
