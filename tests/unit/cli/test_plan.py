@@ -42,7 +42,7 @@ def test_a_plan_is_written_under_the_name_of_the_folder_and_shown(
     assert (task.name, task.schema.names, task.network.patch) == ("left_knee_7", ("ball",), (12, 20, 20))
     assert "1 x 1 x 1" in done.output
     assert "transunet3d" in done.output
-    assert "--task left_knee_7.yaml" in done.output.replace("\n", "")
+    assert f"--images '{folder / 'images'}' --labels '{folder / 'labels'}' --task left_knee_7.yaml" in done.output
 
 
 def test_a_task_file_is_not_replaced_unless_asked(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """`transunet-label plan`: a task file for a folder of labelled images."""
 
 import re
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -50,7 +51,8 @@ def plan(
     write_task(planned.task, target, planned.reasons)
     for table in (_data_table(fingerprint, planned), _decision_table(planned)):
         Console().print(table)
-    typer.echo(f"wrote {target}; train with: transunet-label train --images {images} --labels {labels} --task {target}")
+    given = ["--images", str(images), "--labels", str(labels), "--task", str(target)]
+    typer.echo(f"wrote {target}; train with: {shlex.join(['transunet-label', 'train', *given])}")
 
 
 def _require_target(target: Path, force: bool) -> None:

@@ -1,5 +1,6 @@
 """`transunet-label train`: a model from two folders of NIfTI files."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,7 +51,8 @@ def train(
         show = FitBars(progress, options.applied_to(chosen.training))
         trained = train_folder(images, labels, chosen, folder, options, show)
     _tell(trained, chosen)
-    typer.echo(f"label images with: transunet-label predict INPUT OUTPUT --task {task} --model {folder}")
+    given = ["INPUT", "OUTPUT", "--task", task, "--model", str(folder)]
+    typer.echo(f"label images with: {shlex.join(['transunet-label', 'predict', *given])}")
 
 
 def _run_log() -> "RunLog":
