@@ -155,6 +155,9 @@ def test_names_of_labels_go_by_position_or_by_id() -> None:
     for wrong in ("0: liver", "x: liver", "300: liver", "1: liver, 1: spleen"):
         with pytest.raises(InvalidInput, match="names must be like"):
             parse_names(wrong)
+    for wrong in ("liver, spleen, Liver", "1: liver, 7: liver"):
+        with pytest.raises(InvalidInput, match="each label needs its own name"):
+            parse_names(wrong)
 
 
 SIDES = st.tuples(*[st.floats(1, 600)] * 3)
@@ -191,6 +194,7 @@ def test_a_crop_is_a_whole_slice_or_one_of_which_four_fit() -> None:
         ({"modality": "PET"}, "CT or MR, got 'PET'"),
         ({"dimensions": "4"}, "2, 3 or auto, got '4'"),
         ({"device_memory_gb": 0.0}, "must be positive, got 0.0 GB"),
+        ({"device_memory_gb": math.inf}, "must be positive, got inf GB"),
         ({"name": "My Task"}, "lower-case letters, digits and underscores, got 'My Task'"),
     ],
 )
@@ -199,9 +203,13 @@ def test_a_wrong_wish_is_refused_with_what_came(options: dict[str, object], mess
         PlanOptions(**{"name": "organs", **options})  # type: ignore[arg-type]
 
 
-def test_ct_whose_labelled_voxels_are_all_alike_is_refused() -> None:
-    flat = Fingerprint(((9, 9, 9),), ((1.0, 1.0, 1.0),), (40.0,) * 5, (-1000.0,), 729, {1: Occurrence(1, 5)})
-    with pytest.raises(InvalidInput, match="must differ in intensity, but 99 % of them are 40"):
+@pytest.mark.parametrize(("low", "high", "shown"), [(40.0, 40.0, "40 to 40"), (0.1, 0.4, "0.1 to 0.4")])
+def test_ct_whose_labelled_voxels_are_all_alike_or_in_other_units_is_refused(
+    low: float, high: float, shown: str
+) -> None:
+    intensities = (low, *[high] * 4)
+    flat = Fingerprint(((9, 9, 9),), ((1.0, 1.0, 1.0),), intensities, (-1000.0,), 729, {1: Occurrence(1, 5)})
+    with pytest.raises(InvalidInput, match=f"99 % of them are from {shown}; the images must be in Hounsfield units"):
         planned(flat)
 
 
@@ -255,11 +263,13 @@ def test_bad_files_are_refused_by_name(put: Put, tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"labels/shifted.nii.gz: the label must lie on the grid"):
         read(tmp_path)
     put("shifted", image, ids, (1.0, 1.0, 1.0))
-    with pytest.raises(InvalidInput, match=r"labels/good.nii.gz: label ids must be 0 or among \[2, 9\], got \[1.0\]"):
+    with pytest.raises(
+        InvalidInput, match=r"good.nii.gz: label ids must be 0 or among the named ones \[2, 9\], got 1$"
+    ):
         read(tmp_path, (2, 9))
     grid = Geometry.from_spacing((2, 4, 4), (1.0, 1.0, 1.0))
     write_volume(Volume(image + 0.5, grid, "MR"), tmp_path / "labels" / "good.nii.gz")
-    with pytest.raises(InvalidInput, match=r"labels/good.nii.gz: label ids must be 0 or whole numbers .* \[0.5\]"):
+    with pytest.raises(InvalidInput, match=r"labels/good.nii.gz: label ids must be 0 or whole numbers .* got 0.5$"):
         read(tmp_path)
     write_mask(Mask(0 * ids, grid, SCHEMA), tmp_path / "labels" / "good.nii.gz")
     write_mask(Mask(0 * ids, grid, SCHEMA), tmp_path / "labels" / "shifted.nii.gz")

@@ -150,8 +150,9 @@ def _label_ids(label: "Volume", path: Path, known: Sequence[int]) -> npt.NDArray
     allowed = np.array([BACKGROUND, *(known or range(1, MAX_LABEL_ID + 1))])
     odd = values[~np.isin(values, allowed)]
     if odd.size:
-        wanted = f"among {list(known)}" if known else f"whole numbers up to {MAX_LABEL_ID}"
-        raise InvalidMask(f"{path}: label ids must be 0 or {wanted}, got {[float(v) for v in odd[:5]]}")
+        wanted = f"among the named ones {list(known)}" if known else f"whole numbers up to {MAX_LABEL_ID}"
+        came = ", ".join(f"{value:g}" for value in odd[:5])
+        raise InvalidMask(f"{path}: label ids must be 0 or {wanted}, got {came}")
     return label.array.astype(np.uint8)
 
 

@@ -18,7 +18,7 @@ def parse_names(text: str) -> Mapping[int, str]:
     """Names of labels by id, of "liver, spleen" (ids from 1 on) or "3: liver, 7: spleen".
 
     Raises:
-        InvalidInput: an id that is none or occurs twice.
+        InvalidInput: an id that is none or occurs twice, a name that occurs twice.
     """
     parts = [part.strip() for part in text.split(",") if part.strip()]
     names: dict[int, str] = {}
@@ -28,6 +28,8 @@ def parse_names(text: str) -> Mapping[int, str]:
         if not chosen.isdigit() or not 1 <= int(chosen) <= MAX_LABEL_ID or int(chosen) in names:
             raise InvalidInput(f"names must be like 'liver, spleen' or '3: liver, 7: spleen', got {part!r} in {text!r}")
         names[int(chosen)] = name.strip() if colon else part
+    if len({name.casefold() for name in names.values()}) < len(names):
+        raise InvalidInput(f"each label needs its own name, got one twice in {text!r}")
     return MappingProxyType(names)
 
 

@@ -7,6 +7,7 @@ sized for two CPU cores.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import isfinite
 from types import MappingProxyType
 from typing import Literal
 
@@ -28,7 +29,7 @@ LEAST_SLICES = 8
 UNLIKE_SPACING = 1.5
 """Ratio of the 90th and the 10th percentile of slice spacings above which slices are resampled to one thickness."""
 LOWEST_HU_OF_CT = -200.0
-"""Images whose lowest intensity is below this, in the median, are taken for CT; MR that was normalised stays above."""
+"""Images whose lowest intensity, in the median, is at most this are taken for CT; MR that was normalised is above."""
 Dimensions = Literal["auto", "2", "3"]
 
 
@@ -61,7 +62,7 @@ class PlanOptions:
             raise InvalidInput(f"the modality must be CT or MR, got {self.modality!r}")
         if self.dimensions not in ("auto", "2", "3"):
             raise InvalidInput(f"dimensions must be 2, 3 or auto, got {self.dimensions!r}")
-        if self.device_memory_gb is not None and not self.device_memory_gb > 0:
+        if self.device_memory_gb is not None and not (self.device_memory_gb > 0 and isfinite(self.device_memory_gb)):
             raise InvalidInput(f"the device's memory must be positive, got {self.device_memory_gb} GB")
 
 
@@ -87,7 +88,7 @@ def plan_task(fingerprint: Fingerprint, options: PlanOptions) -> TaskPlan:
     """The task for data of that fingerprint, and the reasons.
 
     Raises:
-        InvalidInput: labelled voxels of a CT that all have one intensity, names that occur twice.
+        InvalidInput: labelled voxels of a CT within one Hounsfield unit, names that occur twice.
     """
     machine = Machine(options.device_memory_gb)
     draft = _Draft({"": _summary(fingerprint, machine)})
@@ -179,11 +180,13 @@ def _window(fingerprint: Fingerprint, modality: str, draft: _Draft) -> tuple[flo
     if modality == "MR":
         draft.because("preprocess.clip_percentiles", "intensities of MR are not comparable: each image by its own")
         return None
-    low, high = float(round(low)), float(round(high))
-    if not low < high:
-        raise InvalidInput(f"labelled voxels of a CT must differ in intensity, but 99 % of them are {low:g}")
+    if not round(low) < round(high):
+        raise InvalidInput(
+            f"labelled voxels of a CT must differ by a Hounsfield unit or more, but 99 % of them are from {low:.3g} to "
+            f"{high:.3g}; the images must be in Hounsfield units"
+        )
     draft.because("preprocess.window_hu", "0.5th and 99.5th percentile of the labelled voxels")
-    return low, high
+    return float(round(low)), float(round(high))
 
 
 def _patches_plan(
@@ -254,7 +257,8 @@ def _summary(fingerprint: Fingerprint, machine: Machine) -> str:
     spacing = " x ".join(f"{mm:.3g}" for mm in spacing_mm)
     return (
         f"Planned from {fingerprint.cases} labelled images, typically {size} voxels (slices, rows, columns) of "
-        f"{spacing} mm, for {machine.name}. Every value may be changed."
+        f"{spacing} mm, for {machine.name}. Every value may be changed; the codes of the labels are only "
+        "place-holders: give each its own."
     )
 
 
