@@ -145,3 +145,15 @@ def test_if_due_says_why_nothing_is_due_and_ends_with_0(environ: dict[str, str])
     result = runner.invoke(build_app(), ["retrain", "--if-due"], env=environ)
     assert result.exit_code == 0
     assert result.stdout == "task phantom_ct: not due: 0 accepted labels of the pool, a training needs 2\n"
+
+
+def test_the_differences_that_the_gate_weighed_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    from lib.cli.retrain import _print_verdict
+
+    label = {"name": "liver", "difference": 0.012, "lower": -0.004, "floor": -0.02, "patients": 9}
+    unknown = {"name": "spleen", "difference": None, "lower": None, "floor": -0.02, "patients": 0}
+    _print_verdict({"labels": [label, unknown], "mean": None, "champion": 3})
+    _print_verdict({})
+    assert capsys.readouterr().out == (
+        "  liver: +0.0120 against version 3, at least -0.0040, needed above -0.0200, 9 promotion patients\n"
+    )

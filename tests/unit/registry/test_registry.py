@@ -48,6 +48,18 @@ def test_a_registered_version_keeps_files_metrics_tags_and_key(registry: Registr
     assert abs(version.created_at.timestamp() - time.time()) < 60
 
 
+def test_a_note_stands_with_its_version_and_none_takes_a_name_of_the_registry(
+    registry: Registry, task: str, weights: Path
+) -> None:
+    version = registry.register(task, weights, {"mean_dice": 0.5}, {"job": "1"})
+    registry.note(task, version, "gate", "first")
+    registry.note(task, version, "gate", "x" * 20_000)
+    assert dict(registry.get(task, version).tags) == {"job": "1", "gate": "x" * 20_000}
+    with pytest.raises(InvalidInput, match="must not be called folder, metrics, key, got 'metrics'"):
+        registry.note(task, version, "metrics", "{}")
+    assert registry.get(task, version).metrics == {"mean_dice": 0.5}
+
+
 def test_registering_the_same_key_again_returns_the_version_that_exists(
     registry: Registry, task: str, weights: Path
 ) -> None:

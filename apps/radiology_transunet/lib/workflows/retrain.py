@@ -123,23 +123,14 @@ def run_retrain(services: Services, job: JobRow, report: Report, stop: Event) ->
     started = time.monotonic()
     task = services.task(job.task)
     tell = _stoppable(report, stop)
-    reconcile_promotions(services, task.name)
-    _sweep(services)
-    prune_cache(services)
-    while deliver_outbox(services):
-        tell(0.0, "delivering labels to the archive")
+    _tidy(services, task, tell)
     plan = open_plan(services, task, job)
     cache = CaseCache(services, task)
     calibration = collect(services, cache, CalibrationCases, plan.calibration, _part(tell, 0.0, FETCHED / 2))
     promotion = collect(services, cache, PromotionCases, plan.promotion, _part(tell, FETCHED / 2, FETCHED / 2))
     model = _train(services, task, job, plan, cache, calibration, tell)
     manifest = _load_manifest(model, task)
-    tags = {"job": str(job.id), START: FRESH if plan.start is None else f"version {plan.start}"}
-    version = services.registry.register(task.name, model, manifest.metrics, tags, plan.key)
-    if plan.start is None:
-        hold_line(
-            services, task, services.registry.get(task.name, version), calibration, _part(tell, MEASURED, MEASURED)
-        )
+    version = _register(services, task, job, plan, model, calibration, tell)
     exam = Exam(version, manifest.metrics, manifest.metrics.get(MEAN), calibration, promotion)
     verdict = decide(services, task, exam, _part(tell, MEASURED, 1.0))
     if verdict.promote and services.settings.presegment.automatic and services.settings.presegment.redraft:
@@ -159,6 +150,27 @@ def run_retrain(services: Services, job: JobRow, report: Report, stop: Event) ->
         seconds=time.monotonic() - started,
         verdict=verdict.to_dict(),
     )
+
+
+def _tidy(services: Services, task: Task, tell: Report) -> None:
+    """Complete what earlier runs left open, and let go of what nobody needs."""
+    reconcile_promotions(services, task.name)
+    _sweep(services)
+    prune_cache(services)
+    while deliver_outbox(services):
+        tell(0.0, "delivering labels to the archive")
+
+
+def _register(
+    services: Services, task: Task, job: JobRow, plan: Plan, model: Path, calibration: CalibrationCases, tell: Report
+) -> int:
+    """The version of a finished model; one from fresh weights is a reference for those from the champion."""
+    tags = {"job": str(job.id), START: FRESH if plan.start is None else f"version {plan.start}"}
+    version = services.registry.register(task.name, model, _load_manifest(model, task).metrics, tags, plan.key)
+    if plan.start is None:
+        reference = services.registry.get(task.name, version)
+        hold_line(services, task, reference, calibration, _part(tell, MEASURED, MEASURED))
+    return version
 
 
 def _stoppable(report: Report, stop: Event) -> Report:
