@@ -118,7 +118,7 @@ def test_the_page_shows_the_figures_of_the_report() -> None:
     assert ["anna", "60", "55", "1,834", "92,110"] in page.rows
     assert ["series", "1.2.840.1", "slice gaps must agree within 0.1 mm, got [3, 6] & more"] in page.rows
     assert "Promoted: version 12 makes the drafts from now on." in html
-    assert "1 more promotion patient with accepted annotations" in html
+    assert '<dt>More patients needed</dt><dd class="warn">1</dd>' in html
     assert '<strong class="bad">-0.030</strong> Dice 0.900 to 0.870' in html
 
 
