@@ -13,6 +13,7 @@ from lib.workflows.casecache import CaseCache
 from lib.workflows.collect import CalibrationCases, PromotionCases, accepted_ids, collect
 from lib.workflows.gate import Verdict
 from lib.workflows.judging import Exam, decide
+from lib.workflows.models import load_version
 from lib.workflows.services import Services
 
 Label = Callable[..., int]
@@ -143,3 +144,36 @@ def test_labels_that_came_after_the_champion_are_the_newest(services: Services, 
     newer = judge(0.80, 0.84, patients=6, versions_first=True)
     assert newer.newest.patients == 6
     assert newer.promote
+
+
+def test_a_model_compared_with_itself_differs_in_nothing_and_takes_time(
+    services: Services, label: Label, tmp_path: Path
+) -> None:
+    task = services.task()
+    golden = label("g", seed=3)
+    object.__setattr__(
+        services,
+        "settings",
+        replace(
+            services.settings,
+            gate=replace(services.settings.gate, golden=(services.ledger.annotations.get(golden).series_uid,)),
+        ),
+    )
+    label("x1", "promotion", seed=1, cube=True)
+    label("x2", "promotion", seed=2)
+    network = build_network(task.network, task.schema)
+    save_model(tmp_path / "m", Manifest.describe(task, 0, {}, ()), network.state_dict())
+    model = services.registry.get(task.name, services.registry.register(task.name, tmp_path / "m", {}))
+    predictor = load_version(services, task, model)
+    cache = CaseCache(services, task)
+    ids = accepted_ids(services, task, PromotionCases)
+    cases = collect(services, cache, PromotionCases, ids, lambda share, message: None)
+    found = judging.compare(services, task, model, (predictor, predictor), cases, lambda share, message: None)
+    assert found.patients == ("x1", "x2")
+    assert found.champion.shape == (2, 2)
+    assert np.array_equal(found.champion, found.challenger, equal_nan=True)
+    assert not np.isnan(found.champion[:, 0]).any()
+    assert found.calibration_error[0] == found.calibration_error[1] > 0
+    assert min(found.seconds) > 0
+    assert list(found.golden.values()) == [0.0]
+    assert not found.newest.any()
