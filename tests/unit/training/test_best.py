@@ -128,3 +128,14 @@ def test_without_validation_cases_the_last_weights_are_kept(make_case: MakeCase,
 def test_best_weights_without_validations_are_refused() -> None:
     with pytest.raises(InvalidSettings, match="validate_every must be 1 or more with keep: best, got 0"):
         FitConfig(keep="best")
+
+
+def test_at_a_constant_rate_a_shorter_run_has_the_weights_that_a_longer_one_had_there(
+    make_case: MakeCase, tmp_path: Path, dice_by_validation: list[float]
+) -> None:
+    constant = replace(CONFIG, schedule="constant", warmup=0.0, ema_decay=0.0)
+    dice_by_validation += [0.5, 0.1, 0.1, 0.1]
+    longer = run([make_case(1)], constant, tmp_path / "longer")
+    config = replace(constant, steps=2, keep="last")
+    shorter = fit([make_case(1)], (), NETWORK, PreprocessConfig(), config, tmp_path / "shorter", "cpu")
+    assert same_weights(longer, shorter)

@@ -18,6 +18,11 @@ def test_the_rate_rises_in_the_warm_up_and_falls_to_zero(schedule: str) -> None:
     assert factors[55] == pytest.approx(0.5 if schedule == "cosine" else 0.5**0.9)
 
 
+def test_a_constant_rate_stays_at_its_peak_after_the_warm_up() -> None:
+    assert [rate_factor(share, 0.1, "constant") for share in (0.05, 0.1, 0.6, 1.0)] == pytest.approx([0.5, 1, 1, 1])
+    assert [rate_factor(share, 0.0, "constant") for share in (0.0, 1.0)] == [1.0, 1.0]
+
+
 def test_a_budget_ends_with_whichever_share_is_larger() -> None:
     now = [0.0]
     budget = Budget(steps=100, seconds=60.0, clock=lambda: now[0])

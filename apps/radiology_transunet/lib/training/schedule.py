@@ -35,14 +35,16 @@ class Budget:
 
 
 def rate_factor(progress: float, warmup: float, schedule: Schedule) -> float:
-    """Factor of the peak learning rate at a progress in [0, 1]: linear warm-up, then down to zero.
+    """Factor of the peak learning rate at a progress in [0, 1]: linear warm-up, then down to zero unless constant.
 
     Args:
         progress: share of the run that is over.
         warmup: share of the run in which the rate rises.
-        schedule: "cosine", or "poly": (1 - x) ** 0.9.
+        schedule: "cosine", or "poly": (1 - x) ** 0.9, or "constant": 1.
     """
     if progress < warmup:
         return progress / warmup
+    if schedule == "constant":
+        return 1.0
     rest = (progress - warmup) / (1 - warmup)
     return float((1 + cos(pi * rest)) / 2 if schedule == "cosine" else (1 - rest) ** POLY_POWER)
