@@ -133,7 +133,9 @@ class Demo:
         environment = {**os.environ, "TRANSUNET_VAR": str(var), "TRANSUNET_SERVER__PORT": "0", "COLUMNS": "200"}
         command = [sys.executable, "-m", "lib.cli", "demo", *arguments]
         with self.log.open("w") as log:
-            self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+            self.process = subprocess.Popen(
+                command, env=environment, stdout=log, stderr=subprocess.STDOUT, preexec_fn=hear_ctrl_c
+            )
 
     def said(self, words: str) -> bool:
         assert self.process.poll() is None, self.log.read_text()
@@ -142,6 +144,11 @@ class Demo:
     def family(self) -> list[psutil.Process]:
         """What it started, at whatever depth."""
         return processes.marked(self.var / "demo")
+
+
+def hear_ctrl_c() -> None:
+    """As a terminal starts a program: tests that run in the background of a shell inherit that Ctrl-C is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def wait_for(condition: Callable[[], bool], timeout_s: float) -> None:
