@@ -78,7 +78,7 @@ SIZES_3D: Mapping[str, Architecture3d] = MappingProxyType(
             rounds=3,
             mask_channels=16,
         ),
-        "medium": Architecture3d(  # for the same cores and a quarter of an hour: sharper than the folded ones
+        "medium": Architecture3d(  # for the same cores with more time: stages at the full resolution, as in `base`
             folded=False,
             first_channels=16,
             most_channels=128,
