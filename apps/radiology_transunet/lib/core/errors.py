@@ -18,7 +18,10 @@ LabelError
 ├── ArchiveUnavailable      Orthanc does not answer, or refuses
 ├── LedgerUnavailable       the database does not answer or has another schema version
 ├── RegistryUnavailable     the database of the model registry does not answer, or refuses
-└── TrainingFailed          no data, a loss that is not a number, no memory
+├── TrainingFailed          no data, a loss that is not a number, no memory
+├── OutOfMemory             a network and its pictures do not fit into the device's memory
+├── DiskFull                a file has no room on its disk
+└── ProcessLost             a process or machine that took part in a computation is gone
 """
 
 
@@ -96,3 +99,15 @@ class RegistryUnavailable(LabelError):
 
 class TrainingFailed(LabelError):
     """A training run could not start or had to stop."""
+
+
+class OutOfMemory(LabelError):
+    """A network and the pictures that it is asked about do not fit into the device's memory."""
+
+
+class DiskFull(LabelError):
+    """A file has no room on its disk; what stood in its place before is still there."""
+
+
+class ProcessLost(LabelError):
+    """A process or a machine that took part in a computation is gone; another attempt goes on from what was kept."""

@@ -5,7 +5,8 @@ A batch holds slices: images (B, in, H, W) and classes (B, H, W); or patches: im
 alone, on the device where the images are. Class 255, of which the annotation says nothing, moves like any other.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import Tensor
@@ -35,6 +36,11 @@ class Draw:
     moves: Moves
     intensities: Intensities
     mixing: Mixing | None = None
+
+    def only(self, numbers: Sequence[int]) -> "Draw":
+        """What happens to some pictures of the batch, -1 being its last one, when these alone are changed."""
+        chosen = np.asarray(numbers, dtype=np.intp)
+        return replace(self, moves=self.moves.only(chosen), intensities=self.intensities.only(chosen))
 
 
 def draw(rng: np.random.Generator, config: AugmentConfig, count: int, dimensions: int = 2) -> Draw:

@@ -24,6 +24,7 @@ class Intensities:
         noise: standard deviation.
         noise_seed: of the noise of the whole batch.
         coarseness: factor by which the picture is sampled more coarsely and back; 1 = not at all.
+        noise_among: pictures of the whole batch that have noise, and which of them these ones' are; None = the same.
     """
 
     exponent: Column
@@ -32,6 +33,22 @@ class Intensities:
     noise: Column
     noise_seed: int
     coarseness: Column
+    noise_among: tuple[int, tuple[int, ...]] | None = None
+
+    def only(self, numbers: npt.NDArray[np.intp]) -> "Intensities":
+        """The changes of some of the pictures; noise stays what it is in the whole batch."""
+        noisy = np.flatnonzero(self.noise)
+        wanted = np.arange(len(self.noise))[numbers]
+        places = np.searchsorted(noisy, [number for number in wanted if self.noise[number]])
+        return Intensities(
+            exponent=self.exponent[numbers],
+            contrast=self.contrast[numbers],
+            brightness=self.brightness[numbers],
+            noise=self.noise[numbers],
+            noise_seed=self.noise_seed,
+            coarseness=self.coarseness[numbers],
+            noise_among=(len(noisy), tuple(places.tolist())),
+        )
 
     def for_some(self, rng: np.random.Generator, share: float) -> "Intensities":
         """The same changes, each of them for that share of the pictures alone."""
@@ -97,8 +114,9 @@ def _add_noise(images: Tensor, drawn: Intensities) -> Tensor:
     if not chosen.size:
         return images
     generator = torch.Generator(images.device).manual_seed(drawn.noise_seed)
-    shape = (len(chosen), *images.shape[1:])
-    noise = torch.randn(shape, generator=generator, device=images.device) * _column(drawn.noise[chosen], images)
+    drawn_for, places = drawn.noise_among or (len(chosen), ())
+    noise = torch.randn((drawn_for, *images.shape[1:]), generator=generator, device=images.device)
+    noise = (noise[list(places)] if places else noise) * _column(drawn.noise[chosen], images)
     if len(chosen) == len(images):
         return images + noise
     return images.index_add(0, torch.from_numpy(chosen).to(images.device), noise)

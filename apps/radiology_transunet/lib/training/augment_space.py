@@ -52,6 +52,17 @@ class Moves:
             moves |= self.elastic.reshape(len(moves), -1).any(axis=1)
         return np.flatnonzero(moves)
 
+    def only(self, numbers: npt.NDArray[np.intp]) -> "Moves":
+        """The moves of some of the pictures."""
+        return Moves(
+            angle_rad=self.angle_rad[numbers],
+            scale=self.scale[numbers],
+            shift=self.shift[numbers],
+            flips=self.flips[numbers],
+            tilt_rad=self.tilt_rad[numbers],
+            elastic=None if self.elastic is None else self.elastic[numbers],
+        )
+
     def for_some(self, rng: np.random.Generator, share: float) -> "Moves":
         """The same moves, each of them but the flips for that share of the pictures alone."""
         turned, scaled, shifted, bent = rng.random((4, len(self.scale))) < share

@@ -142,6 +142,7 @@ class Batch:
         names: of the cases.
         mixing: what each picture took from the one before it, or None.
         seed: of what the network draws while it learns, such as dropout.
+        others: classes and coverage of the pictures that these are blended with; None = of the ones before them here.
     """
 
     images: Tensor
@@ -150,6 +151,7 @@ class Batch:
     names: tuple[str, ...]
     mixing: Mixing | None = None
     seed: int = 0
+    others: tuple[Tensor, Tensor] | None = None
 
 
 class TrainingSet:

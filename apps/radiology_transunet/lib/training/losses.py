@@ -4,7 +4,7 @@ Class numbers are 0 for background and then the labels; `IGNORE` marks voxels of
 have no part in any sum, so their gradient is exactly zero. Letters in shape comments: B pictures, C classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -77,8 +77,16 @@ class Loss:
     overlap: Overlap
 
 
+Total = Callable[[Tensor], Tensor]
+"""Sums (n,) over the pictures at hand to sums over all pictures of the step, which other processes may hold."""
+
+
 def segmentation_loss(
-    outputs: Sequence[Tensor], target: Target, config: FitConfig, weights: Tensor | None = None
+    outputs: Sequence[Tensor],
+    target: Target,
+    config: FitConfig,
+    weights: Tensor | None = None,
+    total: Total = lambda sums: sums,
 ) -> Loss:
     """Overlap loss and cross-entropy of all outputs of a network.
 
@@ -89,8 +97,9 @@ def segmentation_loss(
         config: which losses, and their weights.
         weights: (C - 1,) of each label, in the overlap loss alone: in cross-entropy they would shift how likely a label
             is taken to be, and a rare one would be seen everywhere. None = all alike.
+        total: adds up the sums that the loss is made of.
     """
-    parts = [_loss(logits, target.at_size(logits.shape[2:]), config, weights) for logits in outputs]
+    parts = [_loss(logits, target.at_size(logits.shape[2:]), config, weights, total) for logits in outputs]
     shares = supervision_shares(len(outputs))
     value = torch.stack([share * part.value for share, part in zip(shares, parts, strict=True)]).sum()
     return Loss(value, parts[0].overlap)
@@ -102,16 +111,17 @@ def supervision_shares(count: int) -> tuple[float, ...]:
     return tuple(share / sum(shares) for share in shares)
 
 
-def _loss(logits: Tensor, target: Target, config: FitConfig, weights: Tensor | None) -> Loss:
+def _loss(logits: Tensor, target: Target, config: FitConfig, weights: Tensor | None, total: Total) -> Loss:
     logarithms = log_probabilities(logits, target.covered)
     classes = covered_classes(target)
     gamma = config.focal_gamma if config.loss == "dice_focal" else 0.0
     alpha = config.tversky_alpha if config.loss == "tversky_ce" else 0.5
-    overlap = overlap_of(logarithms.exp(), classes)
-    soft = overlap_loss(overlap, alpha, weights)
-    entropy = cross_entropy(logarithms, classes, gamma)
-    sums = Overlap(overlap.both.detach(), overlap.predicted.detach(), overlap.true)
-    return Loss(config.dice_weight * soft + (1 - config.dice_weight) * entropy, sums)
+    overlap, nats = overlap_of(logarithms.exp(), classes), entropy_sums(logarithms, classes, gamma)
+    sums = total(torch.cat([overlap.both, overlap.predicted, overlap.true, nats]))
+    both, predicted, true, nats = torch.split(sums, [*[len(overlap.true)] * 3, 2])
+    soft = overlap_loss(Overlap(both, predicted, true), alpha, weights)
+    value = config.dice_weight * soft + (1 - config.dice_weight) * _ratio(nats)
+    return Loss(value, Overlap(both.detach(), predicted.detach(), true.detach()))
 
 
 def log_probabilities(logits: Tensor, covered: Tensor | None = None) -> Tensor:
@@ -156,10 +166,20 @@ def cross_entropy(logarithms: Tensor, classes: Tensor, gamma: float = 0.0) -> Te
         classes: (B, *space) int64, `IGNORE` left out.
         gamma: exponent.
     """
+    return _ratio(entropy_sums(logarithms, classes, gamma))
+
+
+def entropy_sums(logarithms: Tensor, classes: Tensor, gamma: float = 0.0) -> Tensor:
+    """The sum that `cross_entropy` is the mean of, and the number of its voxels, (2,)."""
     nats = F.nll_loss(logarithms, classes, ignore_index=IGNORE, reduction="none")  # (B, *space)
     if gamma > 0:
         nats = (1 - torch.exp(-nats)).clamp_min(LEAST_DOUBT) ** gamma * nats
-    return nats.sum() / (classes != IGNORE).sum().clamp_min(1)
+    return torch.stack([nats.sum(), (classes != IGNORE).sum().to(nats.dtype)])
+
+
+def _ratio(sums: Tensor) -> Tensor:
+    """Sum (0) over number (1), 0 without any."""
+    return sums[0] / sums[1].clamp_min(1)
 
 
 def overlap_of(probabilities: Tensor, classes: Tensor) -> Overlap:

@@ -15,6 +15,7 @@ from lib.core.values import MaskArray
 from lib.inference.predictor import Predictor
 from lib.inference.preprocess import class_numbers
 from lib.training.data import Case
+from lib.training.distributed import ALONE, Group
 
 MARGIN_MM = 10.0
 """Around the annotated labels, where calibration is measured: far outside everything is background and easy."""
@@ -62,7 +63,7 @@ class CaseMetrics:
 
 
 def validate(
-    predictor: Predictor, cases: Sequence[Case], report: ShareDone = lambda _: None
+    predictor: Predictor, cases: Sequence[Case], report: ShareDone = lambda _: None, group: Group = ALONE
 ) -> dict[str, float | None]:
     """Dice of each label on the cases' own grids: the mean over the cases that have a value, or None.
 
@@ -70,27 +71,24 @@ def validate(
         predictor: the model.
         cases: images with masks.
         report: called with the share of cases done.
+        group: processes that share the cases; each gets the result of all.
     """
-    found: list[dict[str, float | None]] = []
-    for number in range(len(cases)):  # a loop over the cases would hold the last one while the next is read
-        found.append(_dice(predictor, cases[number]))
-        report((number + 1) / len(cases))
+    found = group.each(lambda number: _dice(predictor, cases[number]), len(cases), report)
     return _means(predictor.schema.names, found)
 
 
-def measure(predictor: Predictor, cases: Sequence[Case], report: ShareDone = lambda _: None) -> tuple[CaseMetrics, ...]:
+def measure(
+    predictor: Predictor, cases: Sequence[Case], report: ShareDone = lambda _: None, group: Group = ALONE
+) -> tuple[CaseMetrics, ...]:
     """All metrics of each case, on its own grid.
 
     Args:
         predictor: the model.
         cases: images with masks.
         report: called with the share of cases done.
+        group: processes that share the cases; each gets the result of all.
     """
-    found = []
-    for number in range(len(cases)):
-        found.append(measure_case(predictor, cases[number]))
-        report((number + 1) / len(cases))
-    return tuple(found)
+    return tuple(group.each(lambda number: measure_case(predictor, cases[number]), len(cases), report))
 
 
 def measure_case(predictor: Predictor, case: Case) -> CaseMetrics:
