@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -48,6 +50,34 @@ def test_one_lost_label_outweighs_any_gain_of_the_mean():
     assert "is not shown to lack at most 0.02" in verdict.reason
     assert "liver" not in verdict.reason
     assert [label.holds for label in verdict.labels] == [True, False]
+
+
+def test_a_label_is_held_against_the_version_that_had_it_best_of_all_that_served():
+    of = compared((0.03, -0.005))
+    spleen = np.array([0.0, 0.01]), np.array([0.0, 0.03])
+    served = {1: of.champion + spleen[1], 2: of.champion + spleen[0]}
+    verdict = weigh(replace(of, served=served), CONFIG)
+    assert weigh(of, CONFIG).promote
+    assert not verdict.promote
+    [anchor] = verdict.anchored
+    assert (anchor.name, anchor.against, anchor.patients) == ("spleen", 1, 12)
+    assert anchor.difference == pytest.approx(verdict.labels[1].difference - 0.03)
+    assert "of version 1, the best in it that has served" in verdict.reason
+    assert verdict.labels == weigh(of, CONFIG).labels
+
+
+def test_a_former_version_that_is_nowhere_better_than_the_champion_changes_nothing():
+    of = compared(0.03)
+    assert weigh(replace(of, served={1: of.champion - 0.01, 2: of.champion}), CONFIG) == weigh(of, CONFIG)
+
+
+def test_a_former_version_that_rightly_found_nothing_is_the_better_one():
+    of = compared(0.01, patients=20)
+    of.champion[:2, 1] = of.challenger[:2, 1] = 0.0  # both find what is not there
+    former = of.champion.copy()
+    former[:2, 1] = np.nan
+    [anchor] = weigh(replace(of, served={1: former}), CONFIG).anchored
+    assert anchor.difference == pytest.approx((of.challenger - of.champion)[:, 1].mean() - 2 / 20)
 
 
 def test_an_equal_challenger_stays_out_for_want_of_a_gain():
@@ -180,6 +210,9 @@ def test_the_number_of_patients_grows_with_the_square_of_the_spread():
 def test_figures_of_other_shapes_are_refused():
     with pytest.raises(InvalidInput, match=r"needs Dice \(2, 1\)"):
         Comparison(1, ("a",), ("a",), ("p", "q"), np.zeros((2, 1)), np.zeros((3, 1)), np.zeros(2, bool))
+    of = compared(0.0)
+    with pytest.raises(InvalidInput, match=r"Dice \(12, 2\) of each model"):
+        replace(of, served={1: of.champion[1:]})
     with pytest.raises(InvalidInput, match="common labels"):
         Comparison(1, ("a",), ("b",), ("p",), np.zeros((1, 1)), np.zeros((1, 1)), np.zeros(1, bool))
 

@@ -1,7 +1,7 @@
-"""Champion and challenger, measured on the same promotion cases; what the gate looks at."""
+"""Champion, challenger and those that served before, measured on the same promotion cases: what the gate looks at."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,9 @@ from lib.workflows.paired import (
     by_patient,
     mean_of_labels,
     patients_needed,
+    present_means,
     resampled_means,
+    right_where_empty,
 )
 
 MEAN_OF = "mean of the common labels"
@@ -32,6 +34,7 @@ class Comparison:
         patients: of each case.
         champion: Dice (n_cases, n_labels) in [0, 1]; NaN where neither annotation nor prediction shows the label.
         challenger: the same.
+        served: the same of versions that served before the champion, by number.
         newest: (n_cases,) whether the case came after the champion was trained.
         calibration_error: expected one of champion and challenger, in [0, 1]; None where it was not measured.
         seconds: a case takes champion and challenger; None where it was not measured.
@@ -51,14 +54,16 @@ class Comparison:
     calibration_error: tuple[float | None, float | None] = (None, None)
     seconds: tuple[float | None, float | None] = (None, None)
     golden: Mapping[str, float] = field(default_factory=dict)
+    served: Mapping[int, FloatArray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         wanted = len(self.patients), len(self.labels)
-        shapes = self.champion.shape, self.challenger.shape, self.newest.shape
-        if shapes != (wanted, wanted, wanted[:1]) or not set(self.common) <= set(self.labels):
+        models = self.champion.shape, self.challenger.shape, *(dice.shape for dice in self.served.values())
+        fits = set(models) == {wanted} and self.newest.shape == wanted[:1]
+        if not fits or not set(self.common) <= set(self.labels):
             raise InvalidInput(
-                f"a comparison needs Dice {wanted} of both models, {wanted[:1]} marks of the newest, and common labels "
-                f"among {list(self.labels)}, got {shapes} and {list(self.common)}"
+                f"a comparison needs Dice {wanted} of each model, {wanted[:1]} marks of the newest, and common labels "
+                f"among {list(self.labels)}, got {models}, {self.newest.shape} and {list(self.common)}"
             )
 
     @property
@@ -66,15 +71,17 @@ class Comparison:
         """How many there are."""
         return len(set(self.patients))
 
-    def paired(self) -> tuple[FloatArray, FloatArray]:
+    def paired(self, before: FloatArray | None = None) -> tuple[FloatArray, FloatArray]:
         """Dice of champion and challenger by patient (n_patients, n_labels), NaN in both or in neither.
 
         A model that rightly finds nothing, where the other one finds what is not there, has a Dice of 1.
+
+        Args:
+            before: Dice of another version, in the place of the champion's.
         """
-        gone = np.isnan(self.champion), np.isnan(self.challenger)
-        champion = np.where(gone[0] & ~gone[1], 1.0, self.champion)
-        challenger = np.where(gone[1] & ~gone[0], 1.0, self.challenger)
-        return by_patient(champion, self.patients), by_patient(challenger, self.patients)
+        before = self.champion if before is None else before
+        former, challenger = right_where_empty(before, self.challenger), right_where_empty(self.challenger, before)
+        return by_patient(former, self.patients), by_patient(challenger, self.patients)
 
     def only_newest(self) -> "Comparison | None":
         """The same on the newest cases alone; None without any."""
@@ -88,18 +95,23 @@ class Comparison:
 
 def label_intervals(of: Comparison, floor: float, alpha: float, resamples: int, seed: int) -> tuple[Interval, ...]:
     """The difference of each label, with the patients that would show that it exceeds the floor."""
-    champion, challenger = of.paired()
-    differences = challenger - champion
-    means = resampled_means(differences, resamples, seed)
-    found = []
-    for column, name in enumerate(of.labels):
-        there = ~np.isnan(differences[:, column])
-        count = int(there.sum())
-        spread = float(np.std(differences[there, column], ddof=1)) if count > 1 else float("nan")
-        seen = _mean(champion[there, column]), _mean(challenger[there, column]), _mean(differences[there, column])
-        lower, upper = _bounds(means[:, column], count, alpha)
-        found.append(Interval(name, count, *seen, lower, upper, floor, patients_needed(spread, -floor, alpha)))
-    return tuple(found)
+    return _intervals(of.labels, of.paired(), floor, alpha, (resamples, seed))
+
+
+def anchor_intervals(of: Comparison, floor: float, alpha: float, resamples: int, seed: int) -> tuple[Interval, ...]:
+    """The difference of each label from the version that had it best of all that served before the champion.
+
+    Only labels in which such a version is better than the champion, as measured. What the challenger lacks most is
+    what it lacks to the best, so this one test stands for those against all of them.
+    """
+    versions = (None, *sorted(of.served))
+    pairs = [of.paired(None if version is None else of.served[version]) for version in versions]
+    gains = np.array([present_means(after - before) for before, after in pairs])  # (n_versions, n_labels)
+    best = np.where(np.isnan(gains), np.inf, gains).argmin(axis=0)
+    columns = range(len(of.labels))
+    before, after = (np.stack([pairs[best[c]][side][:, c] for c in columns], axis=1) for side in (0, 1))
+    found = _intervals(of.labels, (before, after), floor, alpha, (resamples, seed))
+    return tuple(replace(found[c], against=versions[best[c]]) for c in columns if best[c])
 
 
 def mean_interval(of: Comparison, name: str, alpha: float, resamples: int, seed: int) -> Interval:
@@ -116,6 +128,24 @@ def mean_interval(of: Comparison, name: str, alpha: float, resamples: int, seed:
     needed = patients_needed(float(np.nanstd(means)) * count**0.5, gain, alpha)
     seen = _mean_of_means(champion), _mean_of_means(challenger), gain
     return Interval(name, count, *seen, lower, upper, 0.0, needed)
+
+
+def _intervals(
+    names: Sequence[str], pair: tuple[FloatArray, FloatArray], floor: float, alpha: float, draws: tuple[int, int]
+) -> tuple[Interval, ...]:
+    """The difference of each label between two models, by patient (n_patients, n_labels) each."""
+    before, after = pair
+    differences = after - before
+    means = resampled_means(differences, *draws)
+    found = []
+    for column, name in enumerate(names):
+        there = ~np.isnan(differences[:, column])
+        count = int(there.sum())
+        spread = float(np.std(differences[there, column], ddof=1)) if count > 1 else float("nan")
+        seen = _mean(before[there, column]), _mean(after[there, column]), _mean(differences[there, column])
+        lower, upper = _bounds(means[:, column], count, alpha)
+        found.append(Interval(name, count, *seen, lower, upper, floor, patients_needed(spread, -floor, alpha)))
+    return tuple(found)
 
 
 def _bounds(means: FloatArray, patients: int, alpha: float) -> tuple[float | None, float | None]:

@@ -1,21 +1,24 @@
 """The gate: may a challenger replace the champion? Pure; figures in, verdict and reason out.
 
-It promotes only what has shown two things on the promotion patients, by bootstrap over patients:
+It promotes only what has shown three things on the promotion patients, by bootstrap over patients:
 
-- no label is worse by more than the margin. All labels have to show it (an intersection-union test, Berger 1982), so
-  each is tested at the full error rate alpha and the whole errs with at most alpha: no correction is needed.
+- no label is worse than the champion's by more than the margin. All labels have to show it (an intersection-union test,
+  Berger 1982), so each is tested at the full error rate alpha and the whole errs with at most alpha: no correction is
+  needed.
+- no label is worse by more than the margin than that of any version that served before: one more part of the same
+  intersection. Each step may lose a little in a label; without this anchor the losses of many steps would add up.
 - the mean over the common labels gains, or the mean on the newest cases does. One of both is enough (a union), so each
   is tested at alpha / 2 (Bonferroni) where there are enough newest patients; else the mean alone at alpha.
 
-Without the second, losses within the margin would pass night after night and add up. For the same reason a gain on the
-newest cases does not pass with a mean that was seen to fall.
+Without the gain, losses within the margin would pass night after night. For the same reason a gain on the newest cases
+does not pass with a mean that was seen to fall.
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from lib.workflows.comparison import MEAN_OF, NEWEST_OF, Comparison, label_intervals, mean_interval
+from lib.workflows.comparison import MEAN_OF, NEWEST_OF, Comparison, anchor_intervals, label_intervals, mean_interval
 from lib.workflows.config import GateConfig
 from lib.workflows.paired import Interval
 
@@ -41,6 +44,8 @@ class Verdict:
         golden: by golden case, the largest loss of Dice of a label.
         margin: Dice that a label might lack.
         alpha: error rate of the whole verdict; the gains are bounded at half of it where `newest` is there.
+        anchored: differences from the best version that served before, in the labels where one was better than the
+            champion.
     """
 
     promote: bool
@@ -56,6 +61,7 @@ class Verdict:
     golden: Mapping[str, float] = field(default_factory=dict)
     margin: float | None = None
     alpha: float | None = None
+    anchored: tuple[Interval, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -66,7 +72,8 @@ class Verdict:
         """The verdict of its plain values."""
         gains = {name: Interval(**values[name]) for name in ("mean", "newest") if values[name] is not None}
         pairs = {name: tuple(values[name]) for name in ("calibration_error", "seconds")}
-        return cls(**{**values, **gains, **pairs, "labels": tuple(Interval(**label) for label in values["labels"])})
+        rows = {name: tuple(Interval(**row) for row in values.get(name, ())) for name in ("labels", "anchored")}
+        return cls(**{**values, **gains, **pairs, **rows})
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +100,12 @@ def weigh(of: Comparison, config: GateConfig) -> Verdict:
     """
     draws = config.resamples, config.seed
     labels = label_intervals(of, -config.margin, config.alpha, *draws)
+    anchored = anchor_intervals(of, -config.margin, config.alpha, *draws)
     newest = _enough(of.only_newest(), config)
     alpha = config.alpha if newest is None else config.alpha / 2
     mean = mean_interval(of, MEAN_OF, alpha, *draws)
     on_newest = None if newest is None else mean_interval(newest, NEWEST_OF, alpha, *draws)
-    missing, doubts = _doubts(of, config, labels, mean, on_newest)
+    missing, doubts = _doubts(of, config, (labels, anchored), mean, on_newest)
     return Verdict(
         promote=not doubts,
         reason=_reason(of, doubts, mean, on_newest, missing),
@@ -112,6 +120,7 @@ def weigh(of: Comparison, config: GateConfig) -> Verdict:
         golden=dict(of.golden),
         margin=config.margin,
         alpha=config.alpha,
+        anchored=anchored,
     )
 
 
@@ -156,17 +165,22 @@ def _enough(newest: Comparison | None, config: GateConfig) -> Comparison | None:
 
 
 def _doubts(
-    of: Comparison, config: GateConfig, labels: tuple[Interval, ...], mean: Interval, newest: Interval | None
+    of: Comparison,
+    config: GateConfig,
+    not_worse: tuple[tuple[Interval, ...], tuple[Interval, ...]],
+    mean: Interval,
+    newest: Interval | None,
 ) -> tuple[int, tuple[str, ...]]:
     """How many patients are missing, and what speaks against the challenger."""
+    labels, anchored = not_worse
     scarce = [label for label in labels if label.patients < config.min_patients]
     if scarce or not labels:
         missing = config.min_patients - min((label.patients for label in scarce), default=0)
         there = ", ".join(f"{label.name} {label.patients}" for label in scarce)
         return missing, (f"too few promotion patients show each label ({there} of {config.min_patients})",)
-    unsure = [label for label in labels if not label.holds]
+    unsure = [label for label in (*labels, *anchored) if not label.holds]
     wide = [label.needed - label.patients for label in unsure if label.needed is not None]
-    doubts = [f"{_in_words(label)} is not shown to lack at most {config.margin:g}" for label in unsure]
+    doubts = [f"{_in_words(label)} is not shown to lack at most {config.margin:g}{_of_whom(label)}" for label in unsure]
     if not (mean.holds or _gains_on_newest(mean, newest)):
         doubts.append(f"no gain is shown: {'; '.join(_in_words(gain) for gain in (mean, newest) if gain is not None)}")
     return max([0, *wide]), (*doubts, *_costs(of, config))
@@ -196,6 +210,10 @@ def _reason(of: Comparison, doubts: tuple[str, ...], mean: Interval, newest: Int
         return f"better {on}: {_in_words(shown)}, and no label is worse"
     more = f"; {missing} more promotion patients are needed to decide" if missing else ""
     return f"the champion stays, {on}: {'; '.join(doubts)}{more}"
+
+
+def _of_whom(label: Interval) -> str:
+    return "" if label.against is None else f" of version {label.against}, the best in it that has served"
 
 
 def _in_words(interval: Interval) -> str:

@@ -32,6 +32,7 @@ class Interval:
         floor: what `lower` must exceed.
         needed: patients that would show it for a challenger that equals the champion, at the spread that was seen (of a
             gain: for the gain that was seen); None where the spread cannot tell.
+        against: version that the challenger is held against; None = the champion.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Interval:
     upper: float | None
     floor: float
     needed: int | None = None
+    against: int | None = None
 
     @property
     def holds(self) -> bool:
@@ -58,6 +60,19 @@ def by_patient(values: FloatArray, patients: tuple[str, ...]) -> FloatArray:
     names, place = np.unique(np.array(patients, dtype=np.str_), return_inverse=True)
     member = (place == np.arange(len(names))[:, None]).astype(np.float64)
     return _ratio(member @ np.nan_to_num(values), member @ ~np.isnan(values))
+
+
+def right_where_empty(values: FloatArray, other: FloatArray) -> FloatArray:
+    """Dice with 1 where it has no value and that of the other model has one.
+
+    Nothing is there and nothing was found, where the other model finds what is not there: that is right.
+    """
+    return np.asarray(np.where(np.isnan(values) & ~np.isnan(other), 1.0, values), dtype=np.float64)
+
+
+def present_means(values: FloatArray) -> FloatArray:
+    """Means (n_labels,) of (n, n_labels) over the values that are there, NaN where none is."""
+    return _ratio(np.nan_to_num(values).sum(axis=0), (~np.isnan(values)).sum(axis=0).astype(np.float64))
 
 
 def mean_of_labels(values: FloatArray) -> FloatArray:
