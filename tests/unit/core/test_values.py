@@ -4,7 +4,7 @@ import pytest
 from lib.core.errors import GeometryMismatch, InvalidInput, InvalidMask, InvalidVolume
 from lib.core.geometry import Geometry
 from lib.core.labels import Code, Label, LabelSchema
-from lib.core.values import Mask, Prediction, Volume
+from lib.core.values import LabelEvidence, Mask, Prediction, Volume
 
 GRID = Geometry.from_spacing((2, 3, 4), (5.0, 1.0, 1.0))
 LIVER = Label("liver", 2, (221, 130, 101), Code("10200004", "Liver"))
@@ -105,3 +105,19 @@ def test_a_predictions_maps_lie_on_its_grid():
         made.scores["liver"] = 1.0
     with pytest.raises(InvalidVolume, match="entropy map"):
         Prediction(mask, np.zeros((1, 1, 1), np.float16), {}, np.ones(3, np.float32))
+
+
+def test_a_prediction_without_quantities_has_those_of_its_entropy_and_its_maps_cannot_be_written():
+    mask, map16 = Mask(zeros(), GRID, SCHEMA), np.zeros(GRID.shape, np.float16)
+    made = Prediction(mask, map16, {"liver": 0.5}, np.ones(3, np.float32))
+    assert made.quantities == {"entropy": {"liver": 0.5}}
+    assert (made.volumes_ml, made.information) == ({}, None)
+    evidence = {"liver": LabelEvidence(volume_ml=1.5, largest_probability=0.9)}
+    full = Prediction(mask, map16, {}, np.ones(3, np.float32), {}, {"bald": {"liver": 0.1}}, evidence, map16)
+    assert full.volumes_ml == {"liver": 1.5}
+    with pytest.raises(TypeError):
+        full.quantities["bald"]["liver"] = 1.0
+    with pytest.raises(ValueError, match="read-only"):
+        full.information[0, 0, 0] = 1
+    with pytest.raises(InvalidVolume, match="information map"):
+        Prediction(mask, map16, {}, np.ones(3, np.float32), information=np.zeros((1, 1, 1), np.float16))

@@ -65,16 +65,21 @@ def test_an_identity_comes_back_as_it_was_in_slabs_no_deeper_than_the_patch(
         patch = tuple(max(1, side) for side in patch)  # type: ignore[assignment]
     planes = np.random.default_rng(0).normal(0, 1, size).astype(np.float32)
     asked: list[int] = []
+    weighed = 0.0
 
-    def classify(patches: np.ndarray) -> Tensor:
+    def classify(patches: np.ndarray, weights: Tensor) -> Tensor:
+        nonlocal weighed
         asked.append(len(patches))
+        weighed += float(weights.double().sum())
         assert patches.shape[1:] == (1, *patch)
+        assert tuple(weights.shape) == (len(patches), *patch)
         return torch.from_numpy(np.concatenate([patches, np.full_like(patches, 0.7)], axis=1))
 
     windows = Windows.over(size, patch, overlap)
     slabs = [slab.clone() for slab in blend(planes, windows, batch, classify)]
     assert max(map(len, slabs)) <= patch[0]
     assert (sum(asked), max(asked) <= batch) == (len(windows), True)
+    assert weighed == pytest.approx(planes.size, rel=1e-5)
     maps = torch.cat(slabs).numpy()
     np.testing.assert_allclose(maps[:, 0], planes, atol=5e-6)
     np.testing.assert_allclose(maps[:, 1], 0.7, atol=1e-6)
@@ -84,7 +89,8 @@ def test_where_patches_disagree_each_weighs_more_in_its_middle() -> None:
     answers = iter([0.0, 1.0])
     windows = Windows.over((12, 1, 1), (8, 1, 1), 0.5)
     slabs = [
-        slab.clone() for slab in blend(np.zeros((12, 1, 1)), windows, 1, lambda p: torch.full(p.shape, next(answers)))
+        slab.clone()
+        for slab in blend(np.zeros((12, 1, 1)), windows, 1, lambda p, _: torch.full(p.shape, next(answers)))
     ]
     assert [len(slab) for slab in slabs] == [4, 8]  # the first planes leave before the second patch
     values = torch.cat(slabs).flatten().numpy()

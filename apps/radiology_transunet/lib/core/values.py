@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import nan
 from types import MappingProxyType
 
 import numpy as np
@@ -97,6 +98,32 @@ class Mask:
         return int((self.array != other.array).sum())
 
 
+@dataclass(frozen=True, slots=True)
+class LabelEvidence:
+    """What a prediction shows of one label, from which its quality can be guessed.
+
+    NaN stands for what is not defined. A label that is predicted nowhere has a volume, a number of components and an
+    edge share of 0, its largest probability, and NaN for what would need voxels of it.
+
+    Attributes:
+        volume_ml: of its predicted voxels.
+        largest_probability: that any voxel of the volume gave it.
+        mean_probability: over its predicted voxels.
+        boundary_entropy: mean entropy in nats near its boundary, inside and outside, within the slices.
+        components: number of its connected parts; voxels that share a corner are connected.
+        edge_share: share of its slices in which it reaches the volume's edge: the first or last row, column or slice.
+        samples_dice: mean Dice of each two samples; NaN without samples, and where none of them shows the label.
+    """
+
+    volume_ml: float
+    largest_probability: float
+    mean_probability: float = nan
+    boundary_entropy: float = nan
+    components: int = 0
+    edge_share: float = 0.0
+    samples_dice: float = nan
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Prediction:
     """What a model says of one volume, on the volume's own grid.
@@ -104,9 +131,17 @@ class Prediction:
     Attributes:
         mask: the most probable label of each voxel.
         entropy: (S, R, C) float16, entropy of the class probabilities in nats, in [0, ln C]; read-only.
-        scores: by label name, how much a human label would help; larger = label first.
+        scores: by label name, how much a human label would help as the entropy has it; larger = label first.
         embedding: (d,) float32, what the encoder saw of the volume.
         latencies_s: seconds by stage (for example preprocess, network, restore).
+        quantities: such scores by quantity ("entropy", "margin" and, with samples, "bald" and "disagreement") and label
+            name; empty = the entropy's alone.
+        evidence: by label name.
+        information: (S, R, C) float16, mutual information of class and sample in nats, in [0, ln C]; read-only. None
+            without samples.
+
+    Raises:
+        InvalidVolume: a map of another shape than the grid's.
     """
 
     mask: Mask
@@ -114,16 +149,30 @@ class Prediction:
     scores: Mapping[str, float]
     embedding: npt.NDArray[np.float32]
     latencies_s: Mapping[str, float] = field(default_factory=dict)
+    quantities: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    evidence: Mapping[str, LabelEvidence] = field(default_factory=dict)
+    information: npt.NDArray[np.float16] | None = None
 
     def __post_init__(self) -> None:
-        if self.entropy.shape != self.mask.geometry.shape:
-            raise InvalidVolume(
-                f"the entropy map must have the grid's shape {self.mask.geometry.shape}, got {self.entropy.shape}"
-            )
-        object.__setattr__(self, "entropy", _frozen(self.entropy))
+        for name, values in (("entropy", self.entropy), ("information", self.information)):
+            if values is None:
+                continue
+            if values.shape != self.mask.geometry.shape:
+                raise InvalidVolume(
+                    f"the {name} map must have the grid's shape {self.mask.geometry.shape}, got {values.shape}"
+                )
+            object.__setattr__(self, name, _frozen(values))
         object.__setattr__(self, "embedding", _frozen(self.embedding))
         object.__setattr__(self, "scores", MappingProxyType(dict(self.scores)))
-        object.__setattr__(self, "latencies_s", MappingProxyType(dict(self.latencies_s)))
+        quantities = {name: MappingProxyType(dict(scores)) for name, scores in self.quantities.items()}
+        object.__setattr__(self, "quantities", MappingProxyType(quantities or {"entropy": self.scores}))
+        for name in ("latencies_s", "evidence"):
+            object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
+
+    @property
+    def volumes_ml(self) -> dict[str, float]:
+        """Volume of each label that there is evidence of, by name."""
+        return {name: evidence.volume_ml for name, evidence in self.evidence.items()}
 
     @property
     def geometry(self) -> Geometry:

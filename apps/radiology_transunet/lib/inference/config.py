@@ -7,7 +7,10 @@ from typing import Literal, get_args
 from lib.core.errors import InvalidSettings
 
 FlipAxis = Literal["slices", "rows", "columns"]
+UncertaintyKind = Literal["entropy", "dropout", "tta", "ensemble"]
+UncertaintyMap = Literal["entropy", "bald"]
 MAX_OVERLAP = 0.9
+MOST_SAMPLES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,45 @@ class PredictConfig:
         if unknown or len(set(self.flips)) != len(self.flips):
             raise InvalidSettings(f"predict.flips may hold each of {get_args(FlipAxis)} once, got {self.flips}")
         object.__setattr__(self, "flips", tuple(self.flips))
+
+
+@dataclass(frozen=True, slots=True)
+class UncertaintyConfig:
+    """What a network's uncertainty is read from.
+
+    Attributes:
+        kind: "entropy" of one answer; or samples whose disagreement is also told: "dropout" (parts of the network are
+            left out at random), "tta" (the image mirrored as the task's `predict.flips` say), "ensemble" (the champions
+            before).
+        samples: networks drawn by dropout; champions of the ensemble, with the present one at most so many. Mirroring
+            has as many as there are combinations of the axes.
+        seed: of what dropout leaves out: the same seed leaves out the same for every volume, batch and thread.
+        map: the quantity of the map that goes into the archive: "entropy", or "bald" (mutual information of class and
+            sample), which needs samples.
+
+    Raises:
+        InvalidSettings: an unknown kind or map, fewer than 2 samples or too many, a map that the kind does not have.
+    """
+
+    kind: UncertaintyKind = "entropy"
+    samples: int = 8
+    seed: int = 0
+    map: UncertaintyMap = "entropy"
+
+    def __post_init__(self) -> None:
+        for name, known in (("kind", get_args(UncertaintyKind)), ("map", get_args(UncertaintyMap))):
+            if getattr(self, name) not in known:
+                raise InvalidSettings(
+                    f"uncertainty.{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}"
+                )
+        if not 2 <= self.samples <= MOST_SAMPLES:
+            raise InvalidSettings(f"uncertainty.samples must be from 2 to {MOST_SAMPLES}, got {self.samples}")
+        if self.seed < 0:
+            raise InvalidSettings(f"uncertainty.seed must be 0 or more, got {self.seed}")
+        if self.map == "bald" and self.kind == "entropy":
+            raise InvalidSettings(
+                "uncertainty.map bald needs samples: set uncertainty.kind to dropout, tta or ensemble"
+            )
 
 
 @dataclass(frozen=True, slots=True)

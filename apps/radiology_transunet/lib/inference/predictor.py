@@ -5,12 +5,11 @@ mode, one batch at a time a device (`devices.device_lock`), so that a short requ
 at most. Memory: class maps of all labels exist for one batch of slices, or for as many planes as a patch has, only.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, combinations
 from math import prod
 from time import perf_counter
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -19,30 +18,26 @@ from torch import Tensor
 
 from lib.core.labels import BACKGROUND, LabelSchema
 from lib.core.values import Mask, MaskArray, Prediction, Volume
-from lib.inference.config import PredictConfig
+from lib.inference.agreement import Agreement
+from lib.inference.config import PredictConfig, UncertaintyConfig
 from lib.inference.devices import device_lock
+from lib.inference.evidence import LabelTally
 from lib.inference.preprocess import FloatPlanes, Placement, Prepared, Preprocess
 from lib.inference.restore import SliceRestorer
-from lib.inference.uncertainty import EntropyMap, as_float16, entropy, label_scores
+from lib.inference.samples import Answer, SegmentingNetwork, make_asker
+from lib.inference.uncertainty import EntropyMap, as_float16, entropy, margin
 from lib.inference.windows import Windows, blend
 
 SLICE_PIXELS = 256 * 256
 """Patches go through a network as many at once as have the voxels of a batch of slices of this size."""
 AXES = {"slices": -3, "rows": -2, "columns": -1}
 """Of images (B, in, H, W), whose neighbour slices are channels, and of patches (B, 1, S, H, W) alike."""
+STAGES = ("preprocess", "network", "restore", "scores")
 
 Report = Callable[[float], None]
 OnProbabilities = Callable[[slice, npt.NDArray[np.float32]], None]
 """Takes which slices of the volume, and their probabilities (n, classes, rows, columns), in the volume's own order; the
 array is valid during the call."""
-
-
-class SegmentingNetwork(Protocol):
-    """A network of slices, such as TransUNet, or of patches."""
-
-    def segment(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (B, in, H, W) or (B, 1, S, H, W) to logits (B, classes, ...) and one embedding each (B, d)."""
-        ...
 
 
 @dataclass(slots=True)
@@ -51,24 +46,34 @@ class _Canvas:
 
     mask: MaskArray
     entropies: EntropyMap
+    information: EntropyMap | None
     placement: Placement
-    largest: npt.NDArray[np.float32]
+    tally: LabelTally
+    agreement: Agreement | None
     images: int
     seen: int = 0
     embeddings: npt.NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 0), dtype=np.float32))
-    latencies_s: dict[str, float] = field(default_factory=dict)
+    latencies_s: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
 
     @classmethod
-    def of(cls, placement: Placement, classes: int, images: int) -> "_Canvas":
-        """An empty one, for so many images (slices or patches) of the network."""
+    def of(cls, placement: Placement, schema: LabelSchema, images: int, samples: int) -> "_Canvas":
+        """An empty one, for so many images (slices or patches) of the network, each answered by so many samples."""
         shape = placement.geometry.shape
-        maps = np.zeros(shape, dtype=np.uint8), np.zeros(shape, dtype=np.float16)
-        return cls(*maps, placement, np.zeros(classes, dtype=np.float32), images)
+        quantities = ("entropy", "margin", "bald") if samples else ("entropy", "margin")
+        return cls(
+            mask=np.zeros(shape, dtype=np.uint8),
+            entropies=np.zeros(shape, dtype=np.float16),
+            information=np.zeros(shape, dtype=np.float16) if samples else None,
+            placement=placement,
+            tally=LabelTally(schema, quantities, placement.native, placement.spacing_mm),
+            agreement=Agreement(len(schema) + 1, samples) if samples else None,
+            images=images,
+        )
 
     def add_time(self, stage: str, since: float) -> float:
         """Count the seconds since `since` for a stage; returns now."""
         now = perf_counter()
-        self.latencies_s[stage] = self.latencies_s.get(stage, 0.0) + now - since
+        self.latencies_s[stage] += now - since
         return now
 
     def remember(self, embeddings: npt.NDArray[np.float32]) -> None:
@@ -82,15 +87,29 @@ class _Canvas:
         self.embeddings[self.seen : self.seen + len(embeddings)] = embeddings
         self.seen += len(embeddings)
 
-    def paint(self, rows: slice, probabilities: Tensor, ids: npt.NDArray[np.uint8]) -> None:
-        """Put the probabilities (n, classes, rows, columns) of the slices `rows` on, in reading direction."""
-        classes = probabilities.max(dim=1).indices.cpu().numpy()  # (n, rows, columns); argmax, three times as fast
-        nats = entropy(probabilities).cpu().numpy()
-        largest = probabilities.amax(dim=(0, 2, 3)).cpu().numpy()  # (classes,)
+    def paint(self, rows: slice, probabilities: Tensor, information: Tensor | None, ids: MaskArray) -> None:
+        """Put on the slices `rows`, in reading direction.
+
+        Args:
+            rows: which slices.
+            probabilities: (n, classes, rows, columns).
+            information: (n, rows, columns) mutual information; None without samples.
+            ids: label id of each class.
+        """
+        best = probabilities.max(dim=1)  # each (n, rows, columns); three times as fast as argmax
+        classes = best.indices.to(torch.uint8).cpu().numpy()
+        maps = {"entropy": as_float16(entropy(probabilities).cpu().numpy(), len(ids))}
+        maps["margin"] = margin(probabilities).cpu().numpy().astype(np.float16)
         view = self.placement.orientation.view
         view(self.mask)[rows] = ids[classes]
-        view(self.entropies)[rows] = as_float16(nats, len(ids))
-        np.maximum(self.largest, largest, out=self.largest)
+        view(self.entropies)[rows] = maps["entropy"]
+        if information is not None and self.information is not None:
+            maps["bald"] = as_float16(information.clamp_min(0.0).cpu().numpy(), len(ids))
+            view(self.information)[rows] = maps["bald"]
+        started = perf_counter()
+        largest = probabilities.amax(dim=(0, 2, 3)).cpu().numpy()[1:]  # (labels,)
+        self.tally.add(rows.start, classes, best.values.cpu().numpy(), largest, maps)
+        self.add_time("scores", started)
 
 
 class Predictor:
@@ -103,6 +122,11 @@ class Predictor:
         device: where the network runs.
         batch_size: slices that go through the network at once; of patches as many as have their voxels, at least one.
         options: how far patches overlap, along which axes the image is also predicted mirrored.
+        uncertainty: what it is read from.
+        others: networks of the same task to compare the answers with, for an ensemble.
+
+    Raises:
+        InvalidSettings: samples that the network or the options do not give.
     """
 
     def __init__(
@@ -113,22 +137,26 @@ class Predictor:
         device: torch.device,
         batch_size: int,
         options: PredictConfig = PredictConfig(),  # noqa: B008 (frozen)
+        uncertainty: UncertaintyConfig = UncertaintyConfig(),  # noqa: B008 (frozen)
+        others: Sequence[SegmentingNetwork] = (),
     ) -> None:
-        if isinstance(network, torch.nn.Module):
-            network.to(device).eval()
+        for one in (network, *others):
+            if isinstance(one, torch.nn.Module):
+                one.to(device).eval()
         self.network = network
         self.preprocess = preprocess
         self.schema = schema
         self.device = device
         self.batch_size = batch_size
         self.options = options
-        self._mirrors = _mirrors(options, preprocess)
+        self.uncertainty = uncertainty
+        self._asker = make_asker(network, others, _mirrors(options, preprocess), uncertainty)
         self._ids = np.array([BACKGROUND, *schema.ids], dtype=np.uint8)
 
     def predict(
         self, volume: Volume, report: Report | None = None, on_probabilities: OnProbabilities | None = None
     ) -> Prediction:
-        """Mask, entropy, scores and embedding of a volume.
+        """Mask, maps of uncertainty, scores, evidence and embedding of a volume.
 
         Args:
             volume: an image; any size and spacing.
@@ -139,20 +167,23 @@ class Predictor:
         prepared = self.preprocess.apply(volume)
         windows = self._windows(prepared.placement)
         images = len(prepared.planes) if windows is None else len(windows)
-        canvas = _Canvas.of(prepared.placement, len(self._ids), images)
+        canvas = _Canvas.of(prepared.placement, self.schema, images, self._asker.samples)
         started = canvas.add_time("preprocess", started)
         self._fill(canvas, prepared, windows, report or (lambda _: None), on_probabilities)
-        network_s = canvas.latencies_s["network"]
-        started = canvas.add_time("restore", started + network_s)
-        spacing_mm = volume.geometry.spacing_mm
-        scores = label_scores(canvas.mask, canvas.entropies, spacing_mm, self.schema, canvas.largest[1:].tolist())
+        apart = canvas.latencies_s["network"] + canvas.latencies_s["scores"]
+        started = canvas.add_time("restore", started + apart)
+        quantities = canvas.tally.scores(canvas.agreement)
+        evidence = canvas.tally.evidence(canvas.placement.orientation.view(canvas.mask), canvas.agreement)
         canvas.add_time("scores", started)
         return Prediction(
             mask=Mask(canvas.mask, volume.geometry, self.schema),
             entropy=canvas.entropies,
-            scores=scores,
+            scores=quantities["entropy"],
             embedding=canvas.embeddings.mean(axis=0),
             latencies_s=canvas.latencies_s,
+            quantities=quantities,
+            evidence=evidence,
+            information=canvas.information,
         )
 
     def _windows(self, placement: Placement) -> Windows | None:
@@ -172,51 +203,52 @@ class Predictor:
         restorer = SliceRestorer(self.preprocess, placement)
         given = prepared, canvas, report
         for planes in self._of_slices(*given) if windows is None else self._of_patches(*given, windows):
-            for rows, probabilities in restorer.push(planes):
-                canvas.paint(rows, probabilities, self._ids)
+            for rows, maps in restorer.push(planes):
+                probabilities = maps[:, : len(self._ids)]
+                information = None if canvas.information is None else maps[:, len(self._ids)]
+                canvas.paint(rows, probabilities, information, self._ids)
                 if on_probabilities is not None:
                     stored = placement.orientation.stored(probabilities.cpu().numpy())
                     on_probabilities(placement.stored_slices(rows), stored)
 
     def _of_slices(self, prepared: Prepared, canvas: _Canvas, report: Report) -> Iterator[Tensor]:
-        """Probabilities (n, classes, H, W), batch by batch."""
-        slices = prepared.slices
+        """Maps (n, classes and more, H, W), batch by batch."""
+        slices, inside = prepared.slices, prepared.placement.inside[1:]
         for first in range(0, len(slices), self.batch_size):
-            yield self._ask(canvas, slices[first : first + self.batch_size])
+            answer = self._ask(canvas, slices[first : first + self.batch_size])
+            if canvas.agreement is not None and answer.votes is not None:
+                canvas.agreement.add(answer.votes[(..., *inside)])
+            yield _maps(answer)
             report(canvas.seen / len(slices))
 
     def _of_patches(self, prepared: Prepared, canvas: _Canvas, report: Report, windows: Windows) -> Iterator[Tensor]:
-        """Probabilities (n, classes, H, W) of the next planes, as soon as no further patch touches them."""
+        """Maps (n, classes and more, H, W) of the next planes, as soon as no further patch touches them."""
 
-        def classify(patches: FloatPlanes) -> Tensor:
-            probabilities = self._ask(canvas, patches)
+        def classify(patches: FloatPlanes, weights: Tensor) -> Tensor:
+            answer = self._ask(canvas, patches)
+            if canvas.agreement is not None and answer.votes is not None:
+                canvas.agreement.add(answer.votes, weights.to(answer.votes.device))
             report(canvas.seen / len(windows))
-            return probabilities
+            return _maps(answer)
 
         at_once = max(1, self.batch_size * SLICE_PIXELS // prod(windows.patch))
         return blend(prepared.planes, windows, at_once, classify)
 
-    def _ask(self, canvas: _Canvas, images: FloatPlanes) -> Tensor:
-        """Probabilities (B, classes, ...) of images (B, in, ...), the mean over the mirrored ones."""
+    def _ask(self, canvas: _Canvas, images: FloatPlanes) -> Answer:
+        """What is said of images (B, in, ...)."""
         started = perf_counter()
         with device_lock(self.device), torch.inference_mode():
-            batch = torch.from_numpy(images.copy()).to(self.device)  # the windows are read-only
-            probabilities, embedding = self._ask_mirrored(batch, self._mirrors[0])
-            for axes in self._mirrors[1:]:
-                further = self._ask_mirrored(batch, axes)
-                probabilities, embedding = probabilities + further[0], embedding + further[1]
-            if len(self._mirrors) > 1:
-                probabilities, embedding = probabilities / len(self._mirrors), embedding / len(self._mirrors)
-            canvas.remember(embedding.cpu().numpy())
+            answer = self._asker(torch.from_numpy(images.copy()).to(self.device))  # the windows are read-only
+            canvas.remember(answer.embedding.cpu().numpy())
         canvas.add_time("network", started)
-        return probabilities
+        return answer
 
-    def _ask_mirrored(self, batch: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        """Probabilities in the order of the batch, and embeddings, of the batch mirrored along axes."""
-        logits, embedding = self.network.segment(batch.flip(axes) if axes else batch)
-        back = tuple(axis for axis in axes if axis > 1 - logits.ndim)  # neighbour slices have no place in the answer
-        probabilities = logits.float().softmax(dim=1)
-        return probabilities.flip(back) if back else probabilities, embedding.float()
+
+def _maps(answer: Answer) -> Tensor:
+    """Probabilities (B, classes, ...), and behind them the mutual information where there is one."""
+    if answer.information is None:
+        return answer.probabilities
+    return torch.cat([answer.probabilities, answer.information[:, None]], dim=1)
 
 
 def _mirrors(options: PredictConfig, preprocess: Preprocess) -> tuple[tuple[int, ...], ...]:

@@ -58,6 +58,12 @@ class Placement:
         slices, rows, columns = self.resampled
         return slice(front, front + slices), slice(top, top + rows), slice(left, left + columns)
 
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Distances between neighbouring (slices, rows, columns) of the volume in the reading direction."""
+        slices, rows, columns = self.geometry.spacing_mm
+        return (slices, columns, rows) if self.orientation.transposed else (slices, rows, columns)
+
     def stored_slices(self, read: slice) -> slice:
         """Where consecutive slices of the reading direction lie in the volume's own order."""
         count = self.native[0]

@@ -100,7 +100,7 @@ class Window:
 
 
 def blend(
-    planes: FloatPlanes, windows: Windows, batch: int, classify: Callable[[FloatPlanes], Tensor]
+    planes: FloatPlanes, windows: Windows, batch: int, classify: Callable[[FloatPlanes, Tensor], Tensor]
 ) -> Iterator[Tensor]:
     """Class maps of a volume, from its first planes to its last.
 
@@ -111,7 +111,7 @@ def blend(
         planes: (S, H, W).
         windows: over them.
         batch: windows that are classified at once.
-        classify: patches (B, 1, *patch) to class maps (B, C, *patch), on any device.
+        classify: patches (B, 1, *patch), and their weights (B, *patch), to class maps (B, C, *patch), on any device.
 
     Yields:
         Maps (n, C, H, W) of the next n planes, on that device; valid until the next ones are asked for.
@@ -123,7 +123,7 @@ def blend(
         for first in range(0, len(across), batch):
             some = across[first : first + batch]
             patches = np.stack([planes[(slice(start, start + depth), *window.place)] for window in some])
-            maps = classify(patches[:, None])
+            maps = classify(patches[:, None], torch.stack([window.weight[:, 0] for window in some]))
             if not slab.numel():
                 slab = torch.zeros(depth, maps.shape[1], *windows.size[1:], device=maps.device)
             for window, patch in zip(some, maps, strict=True):

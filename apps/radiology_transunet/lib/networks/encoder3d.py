@@ -227,10 +227,20 @@ class TokenEncoder(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Features (B, C, s, h, w) to features of the same shape."""
+        return self.mix(features, self.embed(features))
+
+    def embed(self, features: Tensor) -> Tensor:
+        """Features (B, C, s, h, w) to tokens (B, N, D) that know their position; before any dropout."""
         slices, rows, columns = features.shape[2:]
         positions = resize_positions(self.positions, (slices, rows, columns))
         tokens = self.project(rearrange(features, "b c s h w -> b (s h w) c"))  # (B, N, D)
-        tokens = self.dropout(tokens + rearrange(positions, "one d s h w -> one (s h w) d"))
+        embedded: Tensor = tokens + rearrange(positions, "one d s h w -> one (s h w) d")
+        return embedded
+
+    def mix(self, features: Tensor, tokens: Tensor) -> Tensor:
+        """Features (B, C, s, h, w) and their embedded tokens (B, N, D) to features of the same shape."""
+        slices, rows, columns = features.shape[2:]
+        tokens = self.dropout(tokens)
         for block in self.blocks:
             tokens = block(tokens)
         found = self.out(self.norm(tokens))  # (B, N, C)

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -18,6 +19,17 @@ class Network(nn.Module, ABC):
     @abstractmethod
     def segment(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Logits at full size, and an embedding (B, d) of each image from the encoder's deepest features."""
+
+    def before_dropout(self, images: Tensor) -> Any:
+        """What `segment` finds before its first dropout, for `after_dropout`; here nothing: the images themselves.
+
+        Dropout that is active in inference changes only what comes after it, so this need not be done again.
+        """
+        return images
+
+    def after_dropout(self, begun: Any) -> tuple[Tensor, Tensor]:
+        """The rest of `segment`; it may be asked several times and leaves what was begun as it is."""
+        return self.segment(begun)
 
     def supervised(self, images: Tensor) -> tuple[Tensor, ...]:
         """What training looks at: logits at full size, then coarser or earlier ones, each half as important."""

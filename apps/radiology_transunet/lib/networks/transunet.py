@@ -10,7 +10,7 @@ N = h w tokens, D width of a token, d width of a head.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import gcd, sqrt
 
 import torch
@@ -104,15 +104,19 @@ class Transformer(nn.Module):
         nn.init.normal_(self.positions, std=POSITION_STD)
 
     def embed(self, features: Tensor) -> Tensor:
-        """Features (B, C, patch h, patch w) to tokens (B, N, D) that know their position."""
+        """Features (B, C, patch h, patch w) to tokens (B, N, D) that know their position; before any dropout."""
         tokens = self.project(features)  # (B, D, h, w)
         positions = resize_positions(self.positions, self.grid, (tokens.shape[-2], tokens.shape[-1]))
-        embedded: Tensor = self.dropout(rearrange(tokens, "b d h w -> b (h w) d") + positions)  # (B, N, D)
+        embedded: Tensor = rearrange(tokens, "b d h w -> b (h w) d") + positions  # (B, N, D)
         return embedded
 
     def forward(self, features: Tensor) -> Tensor:
         """Features (B, C, patch h, patch w) to tokens (B, N, D)."""
-        tokens = self.embed(features)
+        return self.mix(self.embed(features))
+
+    def mix(self, tokens: Tensor) -> Tensor:
+        """Embedded tokens (B, N, D) to tokens (B, N, D) that have seen each other."""
+        tokens = self.dropout(tokens)
         for block in self.blocks:
             tokens = block(tokens)
         normed: Tensor = self.norm(tokens)
@@ -121,7 +125,7 @@ class Transformer(nn.Module):
     def attention_maps(self, features: Tensor) -> tuple[Tensor, ...]:
         """The attention weights (B, heads, N, N) of each block."""
         maps = []
-        tokens = self.embed(features)
+        tokens = self.dropout(self.embed(features))
         for block in self.blocks:
             assert isinstance(block, Block)
             maps.append(block.attention.weights(block.attention_norm(tokens)))
@@ -230,9 +234,19 @@ class TransUNet(Network):
         Raises:
             InvalidVolume: a side that is no multiple of the stride, or only one token in all.
         """
+        begun = self.before_dropout(images)
+        return replace(begun, tokens=self.transformer.mix(begun.tokens))
+
+    def before_dropout(self, images: Tensor) -> Encoding:
+        """Stem and embedding of images (B, in_channels, H, W): tokens that have not seen each other, and skips."""
         features, skips = self._features(images)
         grid = images.shape[-2] // self.stride, images.shape[-1] // self.stride
-        return Encoding(self.transformer(features), grid, tuple(skips))
+        return Encoding(self.transformer.embed(features), grid, tuple(skips))
+
+    def after_dropout(self, begun: Encoding) -> tuple[Tensor, Tensor]:
+        """Transformer and decoder: logits (B, classes, H, W) and embedding (B, D)."""
+        encoding = replace(begun, tokens=self.transformer.mix(begun.tokens))
+        return self.decode(encoding), encoding.embedding
 
     def decode(self, encoding: Encoding) -> Tensor:
         """Logits (B, classes, H, W) of an encoding."""
@@ -243,8 +257,7 @@ class TransUNet(Network):
 
     def segment(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (B, classes, H, W) of images (B, in_channels, H, W), and the embedding (B, D) of each."""
-        encoding = self.encode(images)
-        return self.decode(encoding), encoding.embedding
+        return self.after_dropout(self.before_dropout(images))
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, in_channels, H, W) to logits (B, classes, H, W)."""

@@ -60,6 +60,20 @@ class Plan:
         return cls(folded, (WHOLE, *strides), kernels, channels)
 
 
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A batch before the first dropout.
+
+    Attributes:
+        features: (B, C, s, h, w) of each stage of the encoder, the finest first; or, without tokens, of each level of
+            the decoder, the deepest first.
+        tokens: (B, N, D), embedded; None in a network without a transformer encoder.
+    """
+
+    features: tuple[Tensor, ...]
+    tokens: Tensor | None
+
+
 class TransUNet3d(Network):
     """Patches (B, 1, S, H, W) to logits (B, classes, S, H, W); the sides are multiples of `multiples`.
 
@@ -107,11 +121,27 @@ class TransUNet3d(Network):
         Raises:
             InvalidVolume: a side that is no multiple of the strides, or a single position at the deepest level.
         """
+        return self._levels(self.before_dropout(images))
+
+    def before_dropout(self, images: Tensor) -> Begun:
+        """The convolutional encoder and the embedding; without tokens all features: the queries alone have dropout."""
         require_sides(images, self.multiples)
         stages = self.encoder(fold(images, self.folded))
         if self.tokens is not None:
-            stages[-1] = self.tokens(stages[-1])
-        levels: list[Tensor] = self.decoder(stages)
+            return Begun(tuple(stages), self.tokens.embed(stages[-1]))
+        return Begun(tuple(self.decoder(stages)), None)
+
+    def after_dropout(self, begun: Begun) -> tuple[Tensor, Tensor]:
+        """The rest: logits (B, classes, S, H, W) and embedding (B, C)."""
+        levels = self._levels(begun)
+        return self.predict(levels)[0], levels[0].mean(dim=(2, 3, 4))
+
+    def _levels(self, begun: Begun) -> list[Tensor]:
+        """The features of each level, the deepest first."""
+        if self.tokens is None or begun.tokens is None:
+            return list(begun.features)
+        *finer, deepest = begun.features
+        levels: list[Tensor] = self.decoder([*finer, self.tokens.mix(deepest, begun.tokens)])
         return levels
 
     def predict(self, levels: list[Tensor]) -> list[Tensor]:
@@ -124,8 +154,7 @@ class TransUNet3d(Network):
 
     def segment(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (B, classes, S, H, W) of patches (B, 1, S, H, W), and the mean (B, C) of the deepest features."""
-        levels = self.features(images)
-        return self.predict(levels)[0], levels[0].mean(dim=(2, 3, 4))
+        return self.after_dropout(self.before_dropout(images))
 
     def forward(self, images: Tensor) -> Tensor:
         """Patches (B, 1, S, H, W) to logits (B, classes, S, H, W)."""
