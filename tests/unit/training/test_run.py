@@ -18,7 +18,7 @@ from lib.training.config import AugmentConfig, FitConfig
 from lib.training.data import Batch, Case
 from lib.training.fit import FitResult, fit
 from lib.training.losses import Target, segmentation_loss
-from lib.training.run import Run, half_type, make_optimizer, memory_explained
+from lib.training.run import Run, half_type, make_optimizer
 from lib.training.weights import RunningDice
 
 MakeCase = Callable[[int], Case]
@@ -203,51 +203,6 @@ def test_gradients_that_overflow_without_any_scaling_end_the_run(schema: LabelSc
     bad = replace(random_batch(2), images=torch.full((2, 1, 8, 8), torch.inf), names=("liver 3", "liver 3"))
     with pytest.raises(TrainingFailed, match=r"the loss at step 1 must be a number, got nan .* on the cases liver 3;"):
         run.learn(bad, 0.1)
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        RuntimeError(
-            "[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: not enough memory: you tried to allocate 8"
-        ),
-        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."),
-        MemoryError(),
-    ],
-)
-def test_a_failed_allocation_names_what_to_lower(error: Exception) -> None:
-    with (
-        pytest.raises(
-            TrainingFailed, match=r"no memory for pictures of 1 x 512 x 512 voxels, 24 at a time .*"
-        ) as caught,
-        memory_explained(FitConfig(batch_size=24), (1, 512, 512)),
-    ):
-        raise error
-    for option in ("training.batch_size", "training.accumulate", "network.patch", "training.crop"):
-        assert option in str(caught.value)
-    assert caught.value.__cause__ is error
-
-
-def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
-    with pytest.raises(RuntimeError, match="shapes differ"), memory_explained(FitConfig(), (1, 8, 8)):
-        raise RuntimeError("shapes differ")
-
-
-def test_no_memory_in_a_step_ends_a_fit_and_keeps_the_last_checkpoint(
-    make_case: MakeCase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    learn = Run.learn
-
-    def full(run: Run, batch: Batch, rate: float) -> float:
-        if run.step == 3:
-            torch.empty(2**60)
-        return learn(run, batch, rate)
-
-    monkeypatch.setattr(Run, "learn", full)
-    config = FitConfig(steps=6, batch_size=2, checkpoint_every=2)
-    with pytest.raises(TrainingFailed, match="no memory for pictures of 1 x 32 x 32 voxels, 2 at a time"):
-        fit([make_case(1)], [], SLICES, PreprocessConfig(), config, tmp_path, "cpu")
-    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"] == 2
 
 
 def fitted(cases: list[Case], config: FitConfig, folder: Path) -> FitResult:

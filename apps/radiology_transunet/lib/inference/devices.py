@@ -5,7 +5,12 @@ import threading
 
 import torch
 
-from lib.core.errors import InvalidSettings
+from lib.core.errors import InvalidSettings, OutOfMemory
+
+MEMORY_ERRORS = (RuntimeError, MemoryError, OutOfMemory)
+"""Errors that may mean a failed allocation; `is_out_of_memory` says whether one does."""
+NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
+"""Words of torch's errors when an allocation failed, on CPUs (Linux, others), on CUDA devices, in cuBLAS."""
 
 _locks: dict[str, threading.Lock] = {}
 _registering = threading.Lock()
@@ -49,6 +54,19 @@ def device_lock(device: torch.device) -> threading.Lock:
     """The one lock of a device in this process; whoever runs a network there holds it for a batch."""
     with _registering:
         return _locks.setdefault(str(device), threading.Lock())
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that an allocation failed, on whatever device."""
+    if isinstance(error, MemoryError | OutOfMemory):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
+
+
+def release_memory() -> None:
+    """Give back what torch holds on CUDA devices without using it."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def set_threads(threads: int) -> int:

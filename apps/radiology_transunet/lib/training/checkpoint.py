@@ -1,19 +1,31 @@
-"""What a killed run leaves behind, and how the next one goes on."""
+"""What a killed run leaves behind, and how the next one goes on.
+
+The last two checkpoints are kept: one that turns out to be damaged costs the steps since the one before it.
+"""
 
 import logging
 import os
 import pickle
+import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from lib.core.atomic import replacing
+
 log = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint.pt"
-UNREADABLE = (RuntimeError, TypeError, ValueError, LookupError, EOFError, pickle.UnpicklingError)
-"""What torch raises on a file that is cut, of another kind, or holds more than tensors and plain values."""
+BEFORE = "checkpoint-before.pt"
+NEW_LINE = "\n"
+UNREADABLE: tuple[type[Exception], ...] = (OSError, EOFError, RuntimeError, TypeError, ValueError, LookupError)
+UNREADABLE += (pickle.UnpicklingError, zipfile.BadZipFile)
+"""What a file raises that is cut, damaged, of another kind, or holds more than tensors and plain values."""
+
+Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +45,8 @@ class Checkpoint:
         curve: (step, mean Dice) of each validation.
         running: running Dice of each label, None before a batch showed it.
         best: mean Dice and state dict of the best averaged weights so far, where a run keeps them.
+        at_once: pictures that go through the network at a time.
+        notes: what went other than planned, in words.
     """
 
     key: str
@@ -47,32 +61,59 @@ class Checkpoint:
     curve: list[tuple[int, float]]
     running: tuple[float | None, ...]
     best: tuple[float, dict[str, Any]] | None
+    at_once: int
+    notes: list[str]
 
     def save(self, folder: Path) -> None:
-        """Put it into the folder in place of the last one."""
+        """Put it into the folder; the last one there stays as the one before.
+
+        Raises:
+            DiskFull: no room; both that were there are.
+        """
         values = {name: getattr(self, name) for name in self.__slots__}
-        unnamed = folder / f".{CHECKPOINT}.{os.getpid()}"
-        torch.save(values, unnamed)
-        os.replace(unnamed, folder / CHECKPOINT)
+        last = folder / CHECKPOINT
+        with replacing(last) as unnamed:
+            with unnamed.open("wb") as stream:  # torch's own file would hide why it cannot be written
+                torch.save(values, stream)
+            if last.exists():
+                os.replace(last, folder / BEFORE)
 
     @staticmethod
     def clear(folder: Path) -> None:
-        """Remove the folder's checkpoint, and what kills left of others that were being written."""
-        for path in (folder / CHECKPOINT, *folder.glob(f".{CHECKPOINT}.*")):
+        """Remove the folder's checkpoints, and what kills left of others that were being written."""
+        for path in (folder / CHECKPOINT, folder / BEFORE, *folder.glob(f".{CHECKPOINT}.*")):
             path.unlink(missing_ok=True)
 
     @classmethod
-    def load(cls, folder: Path, key: str) -> "Checkpoint | None":
-        """The folder's checkpoint, or None when there is none for these inputs."""
-        path = folder / CHECKPOINT
-        if not path.exists():
-            return None
-        try:
-            found = cls(**torch.load(path, map_location="cpu", weights_only=True))
-        except UNREADABLE as error:
-            log.warning("%s cannot be read, training starts over: %s", path, error)
-            return None
-        if found.key != key:
-            log.info("%s belongs to other cases or options, training starts over", path)
-            return None
-        return found
+    def load(cls, folder: Path, key: str, tell: Tell = log.warning) -> "Checkpoint | None":
+        """The folder's last readable checkpoint, or None when there is none for these inputs.
+
+        Args:
+            folder: where `save` put it.
+            key: of the inputs.
+            tell: hears of each one that cannot be read.
+        """
+        for path in (folder / CHECKPOINT, folder / BEFORE):
+            if not path.exists():
+                continue
+            try:
+                found = cls(**_read(path))
+            except UNREADABLE as error:
+                is_last = path.name == CHECKPOINT and (folder / BEFORE).exists()
+                then = "the one before it is used" if is_last else "training starts over"
+                tell(f"{path} is damaged, {then}: {str(error).partition(NEW_LINE)[0]}")
+                path.unlink(missing_ok=True)  # it must not take the place of a sound one
+                continue
+            if found.key == key:
+                return found
+            log.info("%s belongs to other cases or options and is not used", path)
+        return None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The values of a file whose checksums agree; torch itself would load flipped bits."""
+    with zipfile.ZipFile(path) as parts:
+        if (broken := parts.testzip()) is not None:
+            raise ValueError(f"the checksum of {broken} does not agree")
+    values: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return values

@@ -98,6 +98,7 @@ class FitConfig:
         grad_clip: largest norm of the gradient.
         seed: of weights, batches and augmentation.
         checkpoint_every: steps between checkpoints.
+        checkpoint_minutes: minutes after which one is due in any case; steps of large patches may take long.
         validate_every: steps between validations; 0 = only at the end.
         augment: what is drawn for each training slice.
     """
@@ -125,13 +126,14 @@ class FitConfig:
     grad_clip: float = 1.0
     seed: int = 0
     checkpoint_every: int = 100
+    checkpoint_minutes: float = 5.0
     validate_every: int = 0
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "checkpoint_every", "accumulate"):
             _require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
-        for name in ("learning_rate", "grad_clip"):
+        for name in ("learning_rate", "grad_clip", "checkpoint_minutes"):
             _require(getattr(self, name) > 0, name, "positive", getattr(self, name))
         for name in ("foreground", "rare_oversampling", "dice_weight", "tversky_alpha"):
             _require(0 <= getattr(self, name) <= 1, name, "from 0 to 1", getattr(self, name))

@@ -2,7 +2,8 @@
 
 Deterministic: the weights follow from the seed; batch, augmentation and dropout of step n from (seed, n). So a run
 that was killed and resumed ends with the weights of one that was not (on a CPU, with the same number of threads and a
-budget of steps).
+budget of steps). One that finds no memory goes on from its last checkpoint with half as many pictures at a time, in
+steps as large as before.
 """
 
 import hashlib
@@ -28,8 +29,10 @@ from lib.training.augment_mix import before
 from lib.training.checkpoint import Checkpoint
 from lib.training.config import FitConfig
 from lib.training.data import Batch, Case, TrainingSet, prepare, schema_of
+from lib.training.keeper import Keeper
 from lib.training.measure import CaseMetrics, mean_dice_by_label, measure, validate
-from lib.training.run import Run, memory_explained, memory_format
+from lib.training.memory import memory_explained, twice
+from lib.training.run import Run, memory_format
 from lib.training.schedule import Budget, rate_factor
 
 REPORT_EVERY_S = 0.5
@@ -49,6 +52,7 @@ class FitProgress:
         loss: mean of the last steps, or None before the first.
         dice: mean Dice of the last validation, or None before it.
         left_s: estimated seconds until the steps are done, or None.
+        notes: what went other than planned until now, in words.
     """
 
     stage: str
@@ -58,6 +62,7 @@ class FitProgress:
     loss: float | None = None
     dice: float | None = None
     left_s: float | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,6 +78,7 @@ class FitResult:
         seconds: of steps and measurements, not of the preparation; with the earlier parts of a run that was resumed.
         cases: all metrics of each validation case.
         rates: learning rate of each step.
+        notes: what went other than planned, in words.
     """
 
     state_dict: dict[str, Tensor]
@@ -83,6 +89,7 @@ class FitResult:
     seconds: float
     cases: tuple[CaseMetrics, ...] = ()
     rates: tuple[float, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def mean_dice(self) -> float | None:
@@ -91,6 +98,8 @@ class FitResult:
 
 
 Report = Callable[[FitProgress], None]
+Judging = tuple[Predictor, Sequence[Case]]
+"""The averaged weights of a run as a model, and the cases that it is measured on."""
 
 
 def fit(
@@ -114,7 +123,8 @@ def fit(
         network_config: which network.
         preprocess_config: Volume -> network input.
         config: how to train.
-        folder: for the checkpoint; a run with the same inputs goes on from there.
+        folder: for checkpoints; a run with the same inputs goes on from there. The last one stays until whoever calls
+            has put the result where it belongs, and clears it (`Checkpoint.clear`).
         device: "auto", "cpu", "cuda" or "cuda:N".
         report: called about twice a second; an exception that it raises ends the run, whose last checkpoint stays.
         start: weights to start from, of the same network and labels; None = drawn from the seed.
@@ -123,7 +133,9 @@ def fit(
 
     Raises:
         InvalidSettings: a precision that the device does not have.
-        TrainingFailed: no cases, no labelled voxel, no memory, a loss that is not a number (the last checkpoint stays).
+        TrainingFailed: no cases, no labelled voxel, no memory for half as many pictures at a time either, a loss that
+            is not a number (the last checkpoint stays).
+        DiskFull: a checkpoint has no room (the last one stays).
     """
     _load_optimizers()
     started = monotonic()
@@ -133,32 +145,55 @@ def fit(
     judges = validation if config.keep == "best" else ()
     key = _key(network_config, preprocess_config, config, predict, data, start, judges)
     folder.mkdir(parents=True, exist_ok=True)
-    with torch.random.fork_rng(devices=[]), memory_explained(config, data.window):
+    keeper = Keeper(folder, key, config.checkpoint_every, config.checkpoint_minutes * 60)
+    budget = _budget(config, keeper.find(), monotonic() - started)
+
+    def attempt(no_memory: str) -> FitResult:
         run = Run.start(network_config, schema, config, where, data.counts(), start)
-        budget = _budget(config, run, Checkpoint.load(folder, key), monotonic() - started)
-        predictor = Predictor(run.average, preprocess, schema, where, VALIDATION_BATCH, predict)
-        reported = 0.0
+        keeper.resume(run)
+        if no_memory:
+            run.halve(no_memory)
+        judging = Predictor(run.average, preprocess, schema, where, VALIDATION_BATCH, predict), validation
+        _train(run, data, judging, budget, keeper, report)
+        return _result(run, judging, budget, report)
 
-        def tell() -> None:
-            report(_progress(run, budget))
+    with torch.random.fork_rng(devices=[]), memory_explained(network_config, config, data.window):
+        return twice(attempt)
 
-        while (progress := budget.progress(run.step)) < 1:
-            rate = config.learning_rate * rate_factor(progress, config.warmup, config.schedule)
-            run.learn(draw_batch(data, config, run.step, where), rate)
-            due = len(validation) > 0 and config.validate_every > 0 and run.step % config.validate_every == 0
-            kept = due and run.validated(_mean_dice(predictor, validation, tell))
-            if kept or run.step % config.checkpoint_every == 0:
-                run.checkpoint(key, budget.clock()).save(folder)
-            if monotonic() - reported >= REPORT_EVERY_S:
-                reported = monotonic()
-                tell()
-        _choose(run, predictor, validation, tell)
-        found = measure(predictor, validation, lambda share: report(FitProgress("validate", share, run.step, run.step)))
-    Checkpoint.clear(folder)
+
+def _train(run: Run, data: TrainingSet, judging: Judging, budget: Budget, keeper: Keeper, report: Report) -> None:
+    """Take the steps that are left, and put the weights in place that the config keeps."""
+    config, (predictor, validation) = run.config, judging
+    device, reported = predictor.device, 0.0
+
+    def tell() -> None:
+        report(_progress(run, budget))
+
+    while (progress := budget.progress(run.step)) < 1:
+        rate = config.learning_rate * rate_factor(progress, config.warmup, config.schedule)
+        run.learn(draw_batch(data, config, run.step, device), rate)
+        due = len(validation) > 0 and config.validate_every > 0 and run.step % config.validate_every == 0
+        kept = due and run.validated(_mean_dice(predictor, validation, tell))
+        keeper.keep(run, budget.clock(), now=kept)
+        if monotonic() - reported >= REPORT_EVERY_S:
+            reported = monotonic()
+            tell()
+    if config.keep == "best" and validation and (not run.curve or run.curve[-1][0] != run.step):
+        run.validated(_mean_dice(predictor, validation, tell))
+    keeper.keep(run, budget.clock(), now=True)  # what is left to do is short, but must not cost the whole run
+    if run.best is not None:
+        run.average.load_state_dict(run.best[1])
+
+
+def _result(run: Run, judging: Judging, budget: Budget, report: Report) -> FitResult:
+    """The weights of a run that is over, measured."""
+    predictor, validation = judging
+    found = measure(predictor, validation, lambda share: report(FitProgress("validate", share, run.step, run.step)))
     state = {name: value.cpu().contiguous() for name, value in run.average.state_dict().items()}
-    dice = mean_dice_by_label(found, schema.names)
+    dice = mean_dice_by_label(found, predictor.schema.names)
     curves = tuple(run.losses), tuple(run.curve)
-    return FitResult(state, dice, *curves, run.step, budget.clock(), found, tuple(run.rates))
+    rest = tuple(run.rates), tuple(run.notes)
+    return FitResult(state, dice, *curves, run.step, budget.clock(), found, *rest)
 
 
 def draw_batch(data: TrainingSet, config: FitConfig, step: int, device: torch.device) -> Batch:
@@ -181,33 +216,21 @@ def _mean_dice(predictor: Predictor, validation: Sequence[Case], tell: Callable[
     return metrics.mean_dice(validate(predictor, validation, lambda _: tell())) or 0.0
 
 
-def _choose(run: Run, predictor: Predictor, validation: Sequence[Case], tell: Callable[[], None]) -> None:
-    """Put the best weights in place of the last ones where the config keeps them; the last ones are measured first."""
-    if run.config.keep == "last" or not validation:
-        return
-    if not run.curve or run.curve[-1][0] != run.step:
-        run.validated(_mean_dice(predictor, validation, tell))
-    if run.best is not None:
-        run.average.load_state_dict(run.best[1])
-
-
 def _load_optimizers() -> None:
     """Import what the first optimiser of a process imports; it takes seconds, which no run's budget should pay."""
     import_module("torch._dynamo")
 
 
-def _budget(config: FitConfig, run: Run, last: Checkpoint | None, prepared_s: float) -> Budget:
-    """Put the run where the checkpoint left it; what there is for the rest of it.
+def _budget(config: FitConfig, last: Checkpoint | None, prepared_s: float) -> Budget:
+    """What there is for the rest of a run.
 
     Args:
         config: of the run.
-        run: at step 0.
-        last: checkpoint of the same run, or None.
+        last: checkpoint that it goes on from, or None.
         prepared_s: spent before the first step.
     """
     seconds, started = _seconds_left(config, prepared_s), monotonic()
     if last is not None:
-        run.resume(last)
         started -= last.seconds
     return Budget(config.steps, seconds, lambda: monotonic() - started)
 
@@ -235,9 +258,10 @@ def _progress(run: Run, budget: Budget) -> FitProgress:
         share=budget.progress(run.step),
         step=run.step,
         steps=budget.steps,
-        loss=float(np.mean(run.losses[-RECENT_STEPS:])),
+        loss=float(np.mean(run.losses[-RECENT_STEPS:])) if run.losses else None,
         dice=run.curve[-1][1] if run.curve else None,
         left_s=budget.left_s(run.step),
+        notes=tuple(run.notes),
     )
 
 
@@ -251,6 +275,7 @@ def _key(
     judges: Sequence[Case],
 ) -> str:
     """A checksum of everything that a run follows from; `judges` are the cases that choose its weights, if any do."""
+    config = replace(config, checkpoint_every=1, checkpoint_minutes=1.0)  # of which nothing follows
     digest = hashlib.sha256(repr((network, network.numbers, preprocess, config, predict, data.fingerprint())).encode())
     for name, value in (start or {}).items():
         digest.update(name.encode())

@@ -1,7 +1,7 @@
 """The moving parts of a training run: weights, their average, the optimiser, what happened so far."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import logging
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from math import isfinite
@@ -9,7 +9,7 @@ from math import isfinite
 import torch
 from torch import Tensor, nn
 
-from lib.core.errors import InvalidSettings, TrainingFailed
+from lib.core.errors import InvalidSettings, OutOfMemory, TrainingFailed
 from lib.core.labels import LabelSchema
 from lib.inference.model import StateDict, build_network
 from lib.networks.config import NetworkConfig
@@ -19,13 +19,14 @@ from lib.training.checkpoint import Checkpoint
 from lib.training.config import FitConfig
 from lib.training.data import Batch
 from lib.training.losses import Loss, Target, segmentation_loss
+from lib.training.memory import half
 from lib.training.weights import RunningDice, label_weights
+
+log = logging.getLogger(__name__)
 
 SGD_MOMENTUM = 0.99
 SMALLEST_SCALE = 1.0
 """Of the loss in fp16: where gradients overflow even below it, the weights have left the numbers."""
-NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
-"""Words of torch's errors when an allocation failed, on CPUs (Linux, others), on CUDA devices, in cuBLAS."""
 
 Samples = tuple[Sequence[int], int]
 
@@ -43,11 +44,13 @@ class Run:
         half: type of the forward pass, or None for fp32.
         samples: how many samples show each label, and how many there are.
         running: running Dice of each label.
+        at_once: pictures that go through the network at a time, batch_size unless memory ran out.
         step: steps done.
         losses: of each step.
         rates: learning rate of each step.
         curve: (step, mean Dice) of each validation.
         best: mean Dice and averaged weights of the best validation, where the config keeps them.
+        notes: what went other than planned, in words.
     """
 
     config: FitConfig
@@ -58,11 +61,13 @@ class Run:
     half: torch.dtype | None
     samples: Samples
     running: RunningDice
+    at_once: int
     step: int = 0
     losses: list[float] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
     curve: list[tuple[int, float]] = field(default_factory=list)
     best: tuple[float, dict[str, Tensor]] | None = None
+    notes: list[str] = field(default_factory=list)
 
     @classmethod
     def start(
@@ -92,6 +97,7 @@ class Run:
             half,
             samples,
             RunningDice.of(len(schema)),
+            config.batch_size,
         )
 
     def learn(self, batch: Batch, rate: float) -> float:
@@ -141,6 +147,8 @@ class Run:
             curve=self.curve,
             running=self.running.values,
             best=self.best,
+            at_once=self.at_once,
+            notes=self.notes,
         )
 
     def resume(self, last: Checkpoint) -> None:
@@ -151,6 +159,25 @@ class Run:
         self.scaler.load_state_dict(last.scaler)
         self.step, self.losses, self.rates, self.curve = last.step, last.losses, last.rates, last.curve
         self.running, self.best = RunningDice(tuple(last.running)), last.best
+        self.at_once, self.notes = last.at_once, last.notes
+
+    def halve(self, said: str) -> None:
+        """Let half as many pictures through the network at a time; a step stays what it is.
+
+        Args:
+            said: why.
+
+        Raises:
+            OutOfMemory: that was done before, or there is one picture at a time already.
+        """
+        if self.at_once < self.config.batch_size or self.at_once == 1:
+            raise OutOfMemory(said)
+        self.at_once = half(self.at_once)
+        self.notes.append(
+            f"no memory for {self.config.batch_size} pictures at a time ({said}): {self.at_once} at a time from step "
+            f"{self.step + 1} on, in steps as large as before"
+        )
+        log.warning(self.notes[-1])
 
     def _backward(self, batch: Batch) -> Loss:
         """The loss of a batch, its gradient being left at the weights.
@@ -160,7 +187,7 @@ class Run:
         gradient is taken, and once more to send it back (Gao et al., arXiv:2101.06983); one pass more than needed, and
         the same step as with one large batch, but for batch norms, which see each part alone.
         """
-        parts = torch.split(batch.images, self.config.batch_size)
+        parts = torch.split(batch.images, self.at_once)
         if len(parts) == 1:
             loss = self._loss(self._forward(batch.images, batch.seed), batch)
             self.scaler.scale(loss.value).backward()  # type: ignore[no-untyped-call]
@@ -171,7 +198,7 @@ class Run:
         outputs = [torch.cat(level).requires_grad_() for level in zip(*passed, strict=True)]
         loss = self._loss(outputs, batch)
         gradients = torch.autograd.grad(self.scaler.scale(loss.value), outputs)
-        shares = zip(*(torch.split(level, self.config.batch_size) for level in gradients), strict=True)
+        shares = zip(*(torch.split(level, self.at_once) for level in gradients), strict=True)
         for part, seed, share in zip(parts, seeds, shares, strict=True):
             torch.autograd.backward(self._forward(part, seed), share)
         return loss
@@ -239,30 +266,6 @@ def make_optimizer(config: FitConfig, network: nn.Module) -> torch.optim.Optimiz
 def memory_format(axes: int) -> torch.memory_format:
     """Channels last for slices, whose convolutions run fastest so on CPUs and CUDA; for patches it gained nothing."""
     return torch.channels_last if axes == 4 else torch.contiguous_format
-
-
-@contextmanager
-def memory_explained(config: FitConfig, window: Sequence[int]) -> Iterator[None]:
-    """Turn a failed allocation inside into a message that says what to lower.
-
-    Args:
-        config: of the run.
-        window: (slices, rows, columns) of a picture.
-
-    Raises:
-        TrainingFailed: in place of what torch or numpy raised.
-    """
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if not isinstance(error, MemoryError) and not any(words in str(error) for words in NO_MEMORY):
-            raise
-        said = (str(error).splitlines() or ["MemoryError"])[0]
-        raise TrainingFailed(
-            f"no memory for pictures of {' x '.join(map(str, window))} voxels, {config.batch_size} at a time ({said}); "
-            f"lower training.batch_size and raise training.accumulate instead, or lower network.patch (of a network of "
-            f"patches) or training.crop (of one of slices)"
-        ) from error
 
 
 @torch.no_grad()

@@ -101,9 +101,11 @@ def train_folder(
     Raises:
         InvalidInput: files that do not pair or cannot be read.
         NotFound, ManifestMismatch: no model to start from, or one that does not fit the task.
-        TrainingFailed: no labelled voxel, a loss that is not a number.
+        TrainingFailed: no labelled voxel, a loss that is not a number, no memory.
+        DiskFull: checkpoint or model has no room; the same call goes on from there.
     """
     from lib.inference.model import Manifest, save_model
+    from lib.training.checkpoint import Checkpoint
     from lib.training.fit import fit
 
     start = None if options.start is None else _weights_of(options.start, task)
@@ -118,6 +120,7 @@ def train_folder(
     mean = common_mean_dice(task, fitted.dice)
     figures.update({} if mean is None else {"mean_dice": mean})
     manifest = save_model(out, Manifest.describe(task, config.seed, figures), fitted.state_dict)
+    Checkpoint.clear(out)
     run = None
     if options.log is not None:
         record = Training(f"train, seed {config.seed}", task, config, fitted, cases, held_out, options.device)

@@ -1,0 +1,66 @@
+"""When a run's checkpoint is written, and where a run goes on."""
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lib.training.checkpoint import Checkpoint
+from lib.training.run import Run
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Keeper:
+    """The checkpoints of one run.
+
+    Attributes:
+        folder: where they lie.
+        key: of the run's inputs.
+        every_steps: steps between two of them.
+        every_s: seconds of the run's clock after which one is due in any case.
+        kept_s: the clock at the last one.
+        found: where the run goes on, until it does.
+        notes: which ones were damaged, in words.
+    """
+
+    folder: Path
+    key: str
+    every_steps: int
+    every_s: float
+    kept_s: float = 0.0
+    found: Checkpoint | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def find(self) -> Checkpoint | None:
+        """The checkpoint that the run goes on from, or None: from its beginning."""
+        self.found = Checkpoint.load(self.folder, self.key, self._note)
+        self.kept_s = 0.0 if self.found is None else self.found.seconds
+        return self.found
+
+    def resume(self, run: Run) -> None:
+        """Put a run at step 0 where the last checkpoint left it."""
+        last = self.found or self.find()
+        self.found = None
+        if last is not None:
+            run.resume(last)
+        run.notes = list(dict.fromkeys([*run.notes, *self.notes]))
+
+    def keep(self, run: Run, seconds: float, now: bool = False) -> None:
+        """Write a checkpoint where one is due.
+
+        Args:
+            run: after a step.
+            seconds: the run's clock.
+            now: whether it is due whatever steps and clock say.
+
+        Raises:
+            DiskFull: no room; the last ones are still there.
+        """
+        if now or run.step % self.every_steps == 0 or seconds - self.kept_s >= self.every_s:
+            run.checkpoint(self.key, seconds).save(self.folder)
+            self.kept_s = seconds
+
+    def _note(self, said: str) -> None:
+        log.warning(said)
+        self.notes.append(said)

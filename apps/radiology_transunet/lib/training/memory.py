@@ -1,0 +1,67 @@
+"""What a training does when its pictures do not fit into the device's memory: half as many at a time, once."""
+
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
+
+from lib.core.errors import TrainingFailed
+from lib.inference.devices import MEMORY_ERRORS, is_out_of_memory, release_memory
+from lib.networks.config import NetworkConfig
+from lib.training.config import FitConfig
+
+T = TypeVar("T")
+
+
+def half(count: int) -> int:
+    """Half of a number of pictures, rounded up."""
+    return -(-count // 2)
+
+
+def twice(attempt: Callable[[str], T]) -> T:
+    """Do something, and once more when memory ran out.
+
+    Args:
+        attempt: gets "" first; where memory ran out, the allocator's words.
+    """
+    try:
+        return attempt("")
+    except MEMORY_ERRORS as error:
+        if not is_out_of_memory(error):
+            raise
+        said = first_line(error)
+    gc.collect()  # only here: the error kept everything alive that its frames hold
+    release_memory()
+    return attempt(said)
+
+
+@contextmanager
+def memory_explained(network: NetworkConfig, config: FitConfig, window: Sequence[int]) -> Iterator[None]:
+    """Turn a failed allocation inside into a message that says what to lower.
+
+    Args:
+        network: which one.
+        config: of the run.
+        window: (slices, rows, columns) of a picture.
+
+    Raises:
+        TrainingFailed: in place of what torch or numpy raised.
+    """
+    try:
+        yield
+    except MEMORY_ERRORS as error:
+        if not is_out_of_memory(error):
+            raise
+        count = config.batch_size
+        tried = "not even one at a time" if count == 1 else f"neither {count} at a time nor {half(count)}"
+        raise TrainingFailed(
+            f"no memory for pictures of {' x '.join(map(str, window))} voxels, {tried}, in the network {network.kind} "
+            f"of size {network.size} ({first_line(error)}); lower training.batch_size and raise training.accumulate "
+            f"instead, lower network.patch (of a network of patches) or training.crop (of one of slices), choose a "
+            f"smaller network.size, or end what else uses the device"
+        ) from error
+
+
+def first_line(error: BaseException) -> str:
+    """What an allocator said, in one line."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

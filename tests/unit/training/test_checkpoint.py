@@ -1,0 +1,219 @@
+"""Checkpoints that are damaged, that have no room, and when one is written."""
+
+import errno
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from lib.core.errors import DiskFull
+from lib.inference.config import PreprocessConfig
+from lib.networks.config import NetworkConfig
+from lib.training import checkpoint as checkpoint_module
+from lib.training.checkpoint import BEFORE, CHECKPOINT, Checkpoint
+from lib.training.config import FitConfig
+from lib.training.data import Batch, Case
+from lib.training.fit import FitProgress, FitResult, fit
+from lib.training.run import Run
+
+MakeCase = Callable[[int], Case]
+CONFIG = FitConfig(steps=6, batch_size=2, checkpoint_every=2)
+SLICES = NetworkConfig(context_slices=0, dropout=0.1)
+
+
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
+def run(
+    case: Case, folder: Path, config: FitConfig = CONFIG, report: Callable[[FitProgress], None] = lambda _: None
+) -> FitResult:
+    return fit([case], [case], SLICES, PreprocessConfig(), config, folder, "cpu", report)
+
+
+def kill_at_the_end(progress: FitProgress) -> None:
+    if progress.stage == "validate":
+        raise Killed
+
+
+@pytest.fixture
+def killed_after(make_case: MakeCase, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, int], None]:
+    """Leaves the checkpoints of a run that was killed after so many steps."""
+
+    def leave(folder: Path, steps: int) -> None:
+        def kill(progress: FitProgress) -> None:
+            if progress.step == steps:
+                raise Killed
+
+        with monkeypatch.context() as patch:
+            patch.setattr("lib.training.fit.REPORT_EVERY_S", 0.0)
+            with pytest.raises(Killed):
+                run(make_case(1), folder, report=kill)
+
+    return leave
+
+
+def saved_steps(folder: Path) -> list[int]:
+    """Of the last checkpoint and the one before."""
+    return [torch.load(folder / name, weights_only=True)["step"] for name in (CHECKPOINT, BEFORE)]
+
+
+def damage(path: Path, how: str) -> None:
+    """Cut a file to half, flip a bit in the middle of its weights, empty it, or put something else in its place."""
+    content = bytearray(path.read_bytes())
+    flipped = content.copy()
+    flipped[len(content) // 2] ^= 1
+    path.write_bytes({"cut": content[: len(content) // 2], "flipped": flipped, "empty": b"", "other": b"hello"}[how])
+
+
+def steps_taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    learn, steps = Run.learn, []
+
+    def watched(run: Run, batch: Batch, rate: float) -> float:
+        steps.append(run.step)
+        return learn(run, batch, rate)
+
+    monkeypatch.setattr(Run, "learn", watched)
+    return steps
+
+
+@pytest.mark.parametrize("how", ["cut", "flipped", "empty", "other"])
+def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before_and_is_on_record(
+    how: str,
+    make_case: MakeCase,
+    tmp_path: Path,
+    killed_after: Callable[[Path, int], None],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    killed_after(tmp_path / "parts", 5)
+    assert saved_steps(tmp_path / "parts") == [4, 2]
+    damage(tmp_path / "parts" / CHECKPOINT, how)
+    steps = steps_taken(monkeypatch)
+    resumed = run(make_case(1), tmp_path / "parts")
+    assert steps == [2, 3, 4, 5]
+    assert "checkpoint.pt is damaged, the one before it is used: " in resumed.notes[0]
+    assert resumed.notes[0] in caplog.messages
+    whole = run(make_case(1), tmp_path / "whole")
+    assert all(torch.equal(value, whole.state_dict[name]) for name, value in resumed.state_dict.items())
+    assert (resumed.losses, resumed.dice) == (whole.losses, whole.dice)
+
+
+def test_with_both_checkpoints_damaged_training_starts_over_and_says_so_of_each(
+    make_case: MakeCase, tmp_path: Path, killed_after: Callable[[Path, int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed_after(tmp_path, 5)
+    for name in (CHECKPOINT, BEFORE):
+        damage(tmp_path / name, "flipped")
+    steps = steps_taken(monkeypatch)
+    notes = run(make_case(1), tmp_path).notes
+    assert steps == [0, 1, 2, 3, 4, 5]
+    assert [note.partition(": ")[0].rpartition(", ")[2] for note in notes] == [
+        "the one before it is used",
+        "training starts over",
+    ]
+
+
+def test_a_kill_between_both_names_of_a_checkpoint_loses_nothing(
+    make_case: MakeCase, tmp_path: Path, killed_after: Callable[[Path, int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replaced = os.replace
+
+    def kill(source: Path, target: Path) -> None:
+        replaced(source, target)
+        if Path(target).name == BEFORE:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint_module.os, "replace", kill)
+        with pytest.raises(Killed):
+            run(make_case(1), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [BEFORE]
+    steps = steps_taken(monkeypatch)
+    run(make_case(1), tmp_path)
+    assert steps == [2, 3, 4, 5]
+
+
+def test_a_full_disk_ends_the_run_with_the_place_and_keeps_both_checkpoints(
+    make_case: MakeCase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = torch.save, []
+
+    def save(values: object, stream: object) -> None:
+        calls.append(1)
+        if len(calls) < 3:
+            return real(values, stream)  # type: ignore[arg-type]
+        with open("/dev/full", "wb") as full:  # a real device without room
+            return real(values, full)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint_module.torch, "save", save)
+        with pytest.raises(DiskFull, match=rf"{CHECKPOINT} has no room: [0-9]+ MiB are free in {tmp_path};") as why:
+            run(make_case(1), tmp_path)
+    assert isinstance(why.value.__cause__, OSError)
+    assert why.value.__cause__.errno == errno.ENOSPC
+    assert sorted(path.name for path in tmp_path.iterdir()) == [BEFORE, CHECKPOINT]
+    assert saved_steps(tmp_path) == [4, 2]
+    steps = steps_taken(monkeypatch)
+    assert run(make_case(1), tmp_path).steps == 6
+    assert steps == [4, 5]
+
+
+def test_what_is_left_after_the_last_step_does_not_cost_the_steps_again(
+    make_case: MakeCase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(CONFIG, steps=5, keep="best", validate_every=2)
+    whole = run(make_case(1), tmp_path / "whole", config)
+    with pytest.raises(Killed):
+        run(make_case(1), tmp_path / "parts", config, kill_at_the_end)
+    steps = steps_taken(monkeypatch)
+    validated = []
+    monkeypatch.setattr(Run, "validated", lambda *arguments: validated.append(arguments))
+    resumed = run(make_case(1), tmp_path / "parts", config)
+    assert steps == validated == []
+    assert all(torch.equal(value, whole.state_dict[name]) for name, value in resumed.state_dict.items())
+    assert (resumed.curve, resumed.dice) == (whole.curve, whole.dice)
+    Checkpoint.clear(tmp_path / "parts")
+    assert not list((tmp_path / "parts").iterdir())
+
+
+def test_slow_steps_are_kept_after_some_minutes_whatever_their_number(
+    make_case: MakeCase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("lib.training.fit.monotonic", lambda: now[0])
+    learn, saved = Run.learn, []
+
+    def slow(run: Run, batch: Batch, rate: float) -> float:
+        now[0] += 100.0
+        return learn(run, batch, rate)
+
+    keep = Checkpoint.save
+    monkeypatch.setattr(Run, "learn", slow)
+    monkeypatch.setattr(Checkpoint, "save", lambda point, folder: (saved.append(point.step), keep(point, folder)))
+    slowly = replace(CONFIG, steps=9, checkpoint_every=100, checkpoint_minutes=5.0)
+    kept = run(make_case(1), tmp_path / "slow", slowly)
+    assert saved == [3, 6, 9, 9]  # each 300 s, and at the end
+    saved.clear()
+    never = run(make_case(1), tmp_path / "fast", replace(slowly, checkpoint_minutes=1e6))
+    assert saved == [9]
+    assert all(torch.equal(value, never.state_dict[name]) for name, value in kept.state_dict.items())
+
+
+def test_a_run_that_is_kept_more_often_goes_on_from_the_same_checkpoint(
+    make_case: MakeCase,
+    tmp_path: Path,
+    killed_after: Callable[[Path, int], None],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    killed_after(tmp_path, 5)
+    steps = steps_taken(monkeypatch)
+    run(make_case(1), tmp_path, replace(CONFIG, checkpoint_every=1, checkpoint_minutes=0.1))
+    assert steps == [4, 5]
+    assert "belongs to other cases" not in caplog.text
