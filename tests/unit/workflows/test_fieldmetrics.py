@@ -2,10 +2,12 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from lib.core.errors import Conflict
 from lib.core.values import Mask
 from lib.dicom.seg import SegOrigin, write_seg
 from lib.dicom.series import SourceSeries, assemble
@@ -13,8 +15,8 @@ from lib.dicom.writer import new_uid
 from lib.ledger.corrections import CorrectionRow
 from lib.ledger.rows import NewDraft
 from lib.settings import load_settings
-from lib.workflows.cusum import SMALLEST_SPREAD, falling
-from lib.workflows.fieldmetrics import field_of, field_report
+from lib.workflows.cusum import SMALLEST_SPREAD, Period, falling
+from lib.workflows.fieldmetrics import Mark, acknowledge, field_of, field_report, marks
 from lib.workflows.review import submit_mask
 from lib.workflows.services import Services
 
@@ -22,8 +24,12 @@ START = datetime(2026, 3, 1, tzinfo=UTC)
 CONFIG = replace(load_settings(environ={}).field, reference_cases=3, slack=0.5, threshold=2.0)
 
 
+def one(*values: float) -> list[Period]:
+    return [Period("one", values)]
+
+
 def test_the_chart_sums_what_is_below_the_reference_and_forgets_what_is_above() -> None:
-    chart = falling([0.8, 0.9, 1.0, 0.8, 0.6, 1.0, 1.2], first=3, slack=0.5, threshold=2.0)
+    chart = falling(one(0.8, 0.9, 1.0, 0.8, 0.6, 1.0, 1.2), first=3, slack=0.5, threshold=2.0)
     assert chart is not None
     assert (chart.reference, chart.spread) == (pytest.approx(0.9), pytest.approx(0.1))
     assert chart.sums == pytest.approx((0.5, 3.0, 1.5, 0.0))  # +1-0.5, +3-0.5, -1-0.5, below 0
@@ -31,15 +37,15 @@ def test_the_chart_sums_what_is_below_the_reference_and_forgets_what_is_above() 
 
 
 def test_an_alarm_is_dated_from_where_the_sum_passed_the_threshold() -> None:
-    chart = falling([0.8, 0.9, 1.0, 0.8, 0.6, 0.6], first=3, slack=0.5, threshold=2.0)
+    chart = falling(one(0.8, 0.9, 1.0, 0.8, 0.6, 0.6), first=3, slack=0.5, threshold=2.0)
     assert chart is not None
     assert (chart.alarm, chart.since) == (True, 4)
     assert chart.sums == pytest.approx((0.5, 3.0, 5.5))
 
 
 def test_a_short_series_has_no_chart_and_an_even_one_a_smallest_spread() -> None:
-    assert falling([0.9, 0.9, 0.9], 3, 0.5, 5) is None
-    chart = falling([0.9, 0.9, 0.9, 0.88], 3, 0.5, 5)
+    assert falling(one(0.9, 0.9), 3, 0.5, 5) is None
+    chart = falling(one(0.9, 0.9, 0.9, 0.88), 3, 0.5, 5)
     assert chart is not None
     assert chart.spread == SMALLEST_SPREAD
     assert chart.sums == pytest.approx((1.5,))
@@ -47,16 +53,52 @@ def test_a_short_series_has_no_chart_and_an_even_one_a_smallest_spread() -> None
 
 def test_a_level_that_stays_gives_few_alarms_and_a_fallen_one_is_found_soon() -> None:
     rng = np.random.default_rng(0)
-    steady = [falling(rng.normal(0.9, 0.02, 120).tolist(), 60, 0.5, 5.0) for _ in range(200)]
+    steady = [falling(one(*rng.normal(0.9, 0.02, 120)), 60, 0.5, 5.0) for _ in range(200)]
     assert sum(any(total > 5 for total in chart.sums) for chart in steady if chart) < 40
     found = []
     for _ in range(100):
         values = [*rng.normal(0.9, 0.02, 60), *rng.normal(0.86, 0.02, 40)]
-        chart = falling(values, 60, 0.5, 5.0)
+        chart = falling(one(*values), 60, 0.5, 5.0)
         assert chart is not None
         found.append(chart.since)
     assert all(since is not None for since in found)
     assert np.median([since for since in found if since is not None]) - 60 < 8
+
+
+def test_a_new_period_has_a_reference_and_a_sum_of_its_own() -> None:
+    first, better = Period("v1", (0.8, 0.9, 1.0, 0.7)), Period("v2", (0.95, 0.9, 0.97, 0.93))
+    chart = falling([first, better], first=3, slack=0.5, threshold=2.0)
+    assert chart is not None
+    assert (chart.period, chart.reference) == (1, pytest.approx(0.94))
+    assert chart.sums == (pytest.approx(0.01 / chart.spread - 0.5 if 0.01 / chart.spread > 0.5 else 0.0),)
+
+
+def test_until_a_version_has_its_own_reference_it_is_held_against_the_one_before() -> None:
+    first = Period("v1", (0.8, 0.9, 1.0, 0.8))
+    chart = falling([first, Period("v2", (0.7,))], first=3, slack=0.5, threshold=2.0)
+    assert chart is not None
+    assert (chart.period, chart.alarm, chart.sums) == (0, False, (pytest.approx(1.5),))
+    fallen = falling([first, Period("v2", (0.7, 0.6))], first=3, slack=0.5, threshold=2.0)
+    assert fallen is not None
+    assert (fallen.period, fallen.since) == (0, 5)
+
+
+def test_a_fallen_level_does_not_become_the_reference_by_lasting() -> None:
+    periods = [Period("v1", (0.8, 0.9, 1.0)), Period("v2", (0.6,) * 9)]
+    lasting = falling(periods, first=3, slack=0.5, threshold=2.0)
+    assert lasting is not None
+    assert (lasting.period, lasting.since) == (0, 3)
+    noted = falling([*periods, Period("noted", (0.6,) * 4, inherits=False)], first=3, slack=0.5, threshold=2.0)
+    assert noted is not None
+    assert (noted.period, noted.reference, noted.alarm) == (2, pytest.approx(0.6), False)
+    without = falling([*periods, Period("noted", (0.6,) * 2, inherits=False)], first=3, slack=0.5, threshold=2.0)
+    assert without is None
+
+
+def test_a_better_version_ends_the_alarm_of_the_one_before() -> None:
+    periods = [Period("v1", (0.8, 0.9, 1.0, 0.5, 0.5)), Period("v2", (0.9, 0.9))]
+    assert falling(periods[:1], 3, 0.5, 2.0).alarm  # type: ignore[union-attr]
+    assert not falling(periods, 3, 0.5, 2.0).alarm  # type: ignore[union-attr]
 
 
 def row(number: int, label: str, dice: float, lane: str = "random", **changed: object) -> CorrectionRow:
@@ -99,6 +141,67 @@ def test_a_fall_in_the_random_lane_is_told_with_its_day() -> None:
     assert found.to_dict()["alarm"] is True
     easy = field_of("t", [replace(correction, lane="entropy") for correction in rows], CONFIG)
     assert (easy.chart, easy.short) == (None, "no corrected draft of the random lane yet, 5 cases of others")
+
+
+def test_the_reference_in_force_is_told_and_starts_anew_with_each_version_that_serves() -> None:
+    def of(days: int, since: list[Mark], version_from: int = 3) -> str:
+        rows = [row(day, "ball", 0.9, model_version=1 if day < version_from else 2) for day in range(days)]
+        return field_of("t", rows, CONFIG, since).reference
+
+    served = [Mark(START - timedelta(days=1), 1), Mark(START + timedelta(days=3), 2)]
+    assert of(2, []) == "no reference yet: 2 of 3 cases of all versions"
+    assert of(2, served[:1]) == "no reference yet: 2 of 3 cases of version 1, serving since 2026-02-28"
+    version_1 = "reference 0.900, the first 3 cases of version 1, serving since 2026-02-28"
+    assert of(3, served[:1]) == version_1
+    assert of(5, served) == f"{version_1}; version 2, serving since 2026-03-04: 2 of 3 cases for a reference of its own"
+    assert of(6, served) == "reference 0.900, the first 3 cases of version 2, serving since 2026-03-04"
+    # drafts of version 1 that are corrected after version 2 came tell nothing of version 2
+    assert of(9, served, version_from=7) == (
+        f"{version_1}; version 2, serving since 2026-03-04: 2 of 3 cases for a reference of its own"
+    )
+
+
+def test_an_acknowledged_alarm_starts_the_reference_anew_even_where_a_promotion_follows_at_once() -> None:
+    low = [row(day, "ball", 0.9 if day < 3 else 0.5 + 0.01 * (day % 2)) for day in range(9)]
+    start = Mark(START - timedelta(days=1), 1)
+    assert field_of("t", low, CONFIG, [start]).short.startswith("ALARM: fallen below 0.900 since 2026-03-04")
+    noted = field_of("t", low, CONFIG, [start, Mark(START + timedelta(days=5), None)])
+    assert noted.short == "Dice 0.637 on 9 cases of the random lane"
+    assert noted.reference == (
+        "reference 0.507, the first 3 cases of version 1, after the alarm acknowledged on 2026-03-06"
+    )
+    last = Mark(START + timedelta(days=30), None), Mark(START + timedelta(days=31), 2)
+    empty = field_of("t", low, CONFIG, [start, *last])
+    assert (empty.chart, empty.reference) == (
+        None,
+        "no reference yet: 0 of 3 cases of version 2, serving since 2026-04-01",
+    )
+
+
+def test_an_alarm_is_acknowledged_once_with_name_and_reason_and_not_without_one(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = services.task()
+    rows = [row(day, "ball", 0.9 if day < 20 else 0.4, at=START + timedelta(hours=day)) for day in range(40)]
+    corrections = SimpleNamespace(list=lambda _: rows)
+    monkeypatch.setattr(services.ledger, "corrections", corrections)
+    assert field_report(services, task).short.startswith("ALARM")
+    assert acknowledge(services, task, "vera", "another scanner").startswith("ALARM: fallen below 0.900")
+    [noted] = services.ledger.audit.list(subject=f"field {task.name}")
+    assert (noted.actor, noted.details["reason"]) == ("vera", "another scanner")
+    after = field_report(services, task)
+    assert after.reference.startswith(
+        "no reference yet: 0 of 20 cases of all versions, after the alarm acknowledged on"
+    )
+    with pytest.raises(Conflict, match=r"has no alarm to acknowledge: Dice 0\.650"):
+        acknowledge(services, task, "vera", "")
+
+
+def test_promotions_and_rollbacks_start_the_reference_anew_and_kept_versions_do_not(services: Services) -> None:
+    task = services.task().name
+    for version, verdict in ((1, "promoted"), (2, "kept"), (3, "promoted"), (1, "rollback")):
+        services.ledger.models.finish(services.ledger.models.begin(task, version, verdict, "because"))
+    assert [mark.version for mark in marks(services, services.task())] == [1, 3, 1]
 
 
 def draft(services: Services, source: SourceSeries, mask: Mask, version: int) -> None:

@@ -1,7 +1,7 @@
-"""Has a level fallen? A one-sided CUSUM chart. Pure: figures in, sums and alarm out."""
+"""Has a level fallen? A one-sided CUSUM chart whose reference starts anew with each period. Pure: values in, alarm out."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 
 SMALLEST_SPREAD = 0.01
@@ -9,19 +9,36 @@ SMALLEST_SPREAD = 0.01
 
 
 @dataclass(frozen=True, slots=True)
-class Cusum:
-    """A chart of the values after those that the reference was made of.
+class Period:
+    """Values that belong together: one model version, nobody having said that a new level is as it should be.
 
     Attributes:
-        reference: mean of the first values.
+        name: for people.
+        values: in the order of time.
+        inherits: whether its first values are held against the reference of the period before, until it has its own.
+    """
+
+    name: str
+    values: tuple[float, ...]
+    inherits: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Cusum:
+    """A chart of the values that the reference in force was held against.
+
+    Attributes:
+        reference: mean of the first values of its period.
         spread: their standard deviation, at least `SMALLEST_SPREAD`.
-        sums: one for each later value, in standard deviations; 0 = at the reference or above.
+        period: number of the period that the reference is of, counted from 0.
+        sums: one for each value that was held against it, in standard deviations; 0 = at the reference or above.
         threshold: a sum above it is an alarm.
         since: number of the value with which the present alarm began, counted from 0 over all values; None = no alarm.
     """
 
     reference: float
     spread: float
+    period: int
     sums: tuple[float, ...]
     threshold: float
     since: int | None
@@ -32,7 +49,7 @@ class Cusum:
         return self.since is not None
 
 
-def falling(values: Sequence[float], first: int, slack: float, threshold: float) -> Cusum | None:
+def falling(periods: Sequence[Period], first: int, slack: float, threshold: float) -> Cusum | None:
     """The lower one-sided CUSUM: S_i = max(0, S_(i-1) + (reference - x_i) / spread - slack), S_0 = 0.
 
     Page, "Continuous inspection schemes", Biometrika 41 (1954); in the standardised form of Montgomery, "Introduction
@@ -40,25 +57,41 @@ def falling(values: Sequence[float], first: int, slack: float, threshold: float)
     once in about 930 values, and one that falls by a standard deviation is found after about 10, where mean and spread
     are known; from few first values they are not, and alarms come more often.
 
+    With each period the sum starts at 0, and its first values become the reference. Until it has them, an inheriting
+    period is held against the reference before, so that no version is unwatched; when that gives an alarm, it stays in
+    force: a fallen level does not become the reference by lasting.
+
     Args:
-        values: in the order of time.
-        first: how many of them make the reference, at least 2.
+        periods: in the order of time.
+        first: how many values make a reference, at least 2.
         slack: in standard deviations; half of the fall that shall be found.
         threshold: in standard deviations.
 
     Returns:
-        None while there are not more than `first` values.
+        None while there is no reference.
     """
-    if len(values) <= first:
-        return None
-    reference = fmean(values[:first])
-    spread = max(stdev(values[:first]), SMALLEST_SPREAD)
-    sums: list[float] = []
-    since: int | None = None
-    for number, value in enumerate(values[first:], start=first):
-        sums.append(max(0.0, (sums[-1] if sums else 0.0) + (reference - value) / spread - slack))
-        if sums[-1] <= threshold:
+    chart: Cusum | None = None
+    before = 0
+    for number, period in enumerate(periods):
+        chart = replace(chart, sums=(), since=None) if chart is not None and period.inherits else None
+        if chart is not None:
+            chart = _went_on(chart, period.values[:first], before, slack)
+        if len(period.values) >= first and not (chart and chart.alarm):
+            own = period.values[:first]
+            chart = Cusum(fmean(own), max(stdev(own), SMALLEST_SPREAD), number, (), threshold, None)
+        if chart is not None:
+            chart = _went_on(chart, period.values[first:], before + first, slack)
+        before += len(period.values)
+    return chart
+
+
+def _went_on(chart: Cusum, values: Sequence[float], at: int, slack: float) -> Cusum:
+    """The chart with more values, the first of them of that number."""
+    sums, since = list(chart.sums), chart.since
+    for number, value in enumerate(values, start=at):
+        sums.append(max(0.0, (sums[-1] if sums else 0.0) + (chart.reference - value) / chart.spread - slack))
+        if sums[-1] <= chart.threshold:
             since = None
         elif since is None:
             since = number
-    return Cusum(reference, spread, tuple(sums), threshold, since)
+    return replace(chart, sums=tuple(sums), since=since)
