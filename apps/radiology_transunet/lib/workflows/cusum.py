@@ -1,4 +1,4 @@
-"""Has a level fallen? A one-sided CUSUM chart whose reference starts anew with each period. Pure: values in, alarm out."""
+"""Has a level fallen? A one-sided CUSUM chart whose reference starts anew with each period. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
