@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from lib.core.atomic import replacing
 from lib.core.errors import ManifestMismatch, NotFound
 from lib.core.labels import LabelSchema
 from lib.inference.config import PredictConfig, PreprocessConfig
@@ -149,18 +150,22 @@ class Manifest:
 
 
 def save_model(folder: Path, manifest: Manifest, state: StateDict) -> Manifest:
-    """Write weights and manifest into the folder; returns the manifest with the weights' name and checksum."""
+    """Write weights and manifest into the folder; returns the manifest with the weights' name and checksum.
+
+    Raises:
+        DiskFull: no room; a model that was there before is still there.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    unnamed = folder / f".weights.{os.getpid()}"
-    torch.save({key: value.detach().cpu() for key, value in state.items()}, unnamed)
-    checksum = file_sha256(unnamed)
-    weights = f"weights-{checksum[:12]}.pt"
-    os.replace(unnamed, folder / weights)
+    with replacing(folder / "weights") as unnamed:
+        with unnamed.open("wb") as stream:  # torch's own file would hide why it cannot be written
+            torch.save({key: value.detach().cpu() for key, value in state.items()}, stream)
+        checksum = file_sha256(unnamed)
+        weights = f"weights-{checksum[:12]}.pt"
+    os.replace(folder / "weights", folder / weights)
     saved = Manifest.from_dict({**manifest.to_dict(), "weights": weights, "sha256": checksum})
     text = json.dumps(saved.to_dict(), indent=2, sort_keys=True) + "\n"
-    unnamed = folder / f".manifest.{os.getpid()}"
-    unnamed.write_text(text, encoding="utf-8")
-    os.replace(unnamed, folder / MANIFEST)
+    with replacing(folder / MANIFEST) as unnamed:
+        unnamed.write_text(text, encoding="utf-8")
     for old in folder.glob("weights-*.pt"):
         if old.name != weights:
             old.unlink(missing_ok=True)

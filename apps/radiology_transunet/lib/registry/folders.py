@@ -7,6 +7,8 @@ from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from pathlib import Path
 
+from lib.core.atomic import room_required, sync
+
 INCOMING = ".incoming-"
 LOCK_NAME = ".lock"
 
@@ -28,13 +30,22 @@ def exclusive(models: Path) -> Iterator[None]:
 
 
 def publish(source: Path, target: Path) -> None:
-    """Copy the folder `source` so that `target` appears complete and on disk, or not at all."""
+    """Copy the folder `source` so that `target` appears complete and on disk, or not at all.
+
+    Raises:
+        DiskFull: no room; nothing of it is left.
+    """
     staging = target.with_name(f"{INCOMING}{target.name}")
-    shutil.copytree(source, staging)
-    for path in (*staging.rglob("*"), staging):
-        _sync(path)
-    os.replace(staging, target)
-    _sync(target.parent)
+    try:
+        with room_required(target):
+            shutil.copytree(source, staging)
+            for path in (*staging.rglob("*"), staging):
+                sync(path)
+            os.replace(staging, target)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    sync(target.parent)
 
 
 def sweep(folder: Path, keep: Set[str]) -> None:
@@ -45,12 +56,3 @@ def sweep(folder: Path, keep: Set[str]) -> None:
     for path in folder.iterdir() if folder.is_dir() else ():
         if path.is_dir() and path.name not in keep:
             shutil.rmtree(path)
-
-
-def _sync(path: Path) -> None:
-    """Bring a file or a folder's entries to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

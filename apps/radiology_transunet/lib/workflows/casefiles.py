@@ -5,7 +5,6 @@ CT takes a quarter of its memory, a mask next to nothing, and reading stays far 
 """
 
 import logging
-import os
 import zipfile
 import zlib
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lib.core.atomic import replacing
 from lib.core.geometry import Geometry
 from lib.core.values import Volume
 
@@ -54,16 +54,21 @@ def read_arrays(path: Path) -> Arrays | None:
 
 
 def write_arrays(path: Path, **arrays: npt.NDArray[Any]) -> None:
-    """Put a file into the cache; a folder that is deleted at that moment costs the file, not the run."""
-    unnamed = path.with_name(f".{path.name}.{os.getpid()}")
+    """Put a file into the cache; a folder that is deleted at that moment costs the file, not the run.
+
+    Raises:
+        DiskFull: no room.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with zipfile.ZipFile(unnamed, "w", zipfile.ZIP_DEFLATED, compresslevel=FASTEST) as file:
+        with (
+            replacing(path) as unnamed,
+            zipfile.ZipFile(unnamed, "w", zipfile.ZIP_DEFLATED, compresslevel=FASTEST) as file,
+        ):
             for name, array in arrays.items():
                 with file.open(f"{name}.npy", "w", force_zip64=True) as stream:
                     contiguous = np.asarray(array, order="C")
                     np.lib.format.write_array(stream, contiguous, allow_pickle=False)  # type: ignore[no-untyped-call]
-        os.replace(unnamed, path)
     except FileNotFoundError as error:
         logger.info("the cache was deleted meanwhile: %s", error)
 

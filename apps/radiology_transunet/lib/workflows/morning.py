@@ -5,7 +5,6 @@ It stands beside the version and never decides about it: what goes wrong here is
 
 import json
 import logging
-import os
 import resource
 import time
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lib.core.atomic import replacing
 from lib.core.errors import LabelError, ManifestMismatch, NotFound
 from lib.ledger.rows import JobRow
 from lib.taskfile import Task
@@ -68,9 +68,8 @@ class Night:
 def keep_curves(folder: Path, fitted: "FitResult") -> None:
     """Write a training's curves into its job's folder, for a report that a later attempt may have to make."""
     curves = {"loss": list(enumerate(fitted.losses, start=1)), "validation Dice": list(fitted.curve)}
-    unnamed = folder / f".{CURVES}"
-    unnamed.write_text(json.dumps({"seconds": fitted.seconds, "curves": curves}), encoding="utf-8")
-    os.replace(unnamed, folder / CURVES)
+    with replacing(folder / CURVES) as unnamed:
+        unnamed.write_text(json.dumps({"seconds": fitted.seconds, "curves": curves}), encoding="utf-8")
 
 
 def morning_report(services: Services, night: Night, tell: Tell) -> Path | None:

@@ -4,7 +4,6 @@ A run that goes on after a crash trains on the same annotations with the same se
 """
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -12,6 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from lib.core.atomic import replacing
 from lib.core.errors import InvalidInput, TrainingFailed
 from lib.ledger.rows import JobRow
 from lib.taskfile import Task
@@ -97,9 +97,8 @@ def open_plan(services: Services, task: Task, job: JobRow) -> Plan:
         plan = _make(services, task, job, key)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        unnamed = folder / f".{PLAN}"
-        unnamed.write_text(json.dumps(asdict(plan)), encoding="utf-8")
-        os.replace(unnamed, folder / PLAN)
+        with replacing(folder / PLAN) as unnamed:
+            unnamed.write_text(json.dumps(asdict(plan)), encoding="utf-8")
     return plan
 
 
