@@ -50,13 +50,13 @@ def read_seg(dataset: Dataset, source: SourceSeries, schema: LabelSchema) -> Mas
         _require_source(dataset, source)
         canvas = _Canvas(source, _labels_by_number(dataset, schema), schema)
         try:
-            _paint(dataset, canvas, _Placement(source))
+            _paint(dataset, canvas, Placement(source))
         except UnreadablePixels as error:
             raise InvalidSegmentation(f"the SEG cannot be read: {error}") from error
         return canvas.mask()
 
 
-def _paint(dataset: Dataset, canvas: "_Canvas", placement: "_Placement") -> None:
+def _paint(dataset: Dataset, canvas: "_Canvas", placement: "Placement") -> None:
     for index, values in enumerate(frames(dataset)):
         position = placement.slice_of(dataset, index)
         for number, region, weight in _regions(dataset, index, values):
@@ -69,7 +69,7 @@ class _Segment:
     label: Label | None
 
 
-class _Placement:
+class Placement:
     """Finds the slice of the source that a frame lies on."""
 
     def __init__(self, source: SourceSeries) -> None:

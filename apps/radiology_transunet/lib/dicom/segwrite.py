@@ -96,7 +96,7 @@ def write_seg(
     if mask.geometry.shape[1] * mask.geometry.shape[2] < MIN_PIXELS:
         raise InvalidMask(f"a SEG needs at least {MIN_PIXELS} pixels a slice, got a grid of {mask.geometry.describe()}")
     segmentation = Segmentation(
-        source_images=[_completed(header, source) for header in source.headers],
+        source_images=[completed_header(header, source) for header in source.headers],
         pixel_array=_segment_numbers(mask),
         segmentation_type=SegmentationTypeValues.BINARY,
         segment_descriptions=[_description(n, label, origin) for n, label in enumerate(mask.schema, start=1)],
@@ -127,7 +127,7 @@ def _segment_numbers(mask: Mask) -> npt.NDArray[np.uint8]:
     return table[mask.array]
 
 
-def _completed(header: Dataset, source: SourceSeries) -> Dataset:
+def completed_header(header: Dataset, source: SourceSeries) -> Dataset:
     """A copy of a slice's header with what highdicom asks for and files in the wild lack or have wrong."""
     image = header[:]
     for keyword in OPTIONAL_EMPTY:
@@ -153,8 +153,8 @@ def _description(number: int, label: Label, origin: SegOrigin) -> SegmentDescrip
     return SegmentDescription(
         segment_number=number,
         segment_label=label.name,
-        segmented_property_category=_concept(label.category),
-        segmented_property_type=_concept(label.code),
+        segmented_property_category=concept(label.category),
+        segmented_property_type=concept(label.code),
         algorithm_type=SegmentAlgorithmTypeValues(origin.kind),
         algorithm_identification=_algorithm(origin),
         display_color=CIELabColor.from_rgb(*label.color),
@@ -171,5 +171,6 @@ def _algorithm(origin: SegOrigin) -> AlgorithmIdentificationSequence | None:
     )
 
 
-def _concept(code: Code) -> CodedConcept:
+def concept(code: Code) -> CodedConcept:
+    """The code as highdicom takes it."""
     return CodedConcept(value=code.value, scheme_designator=code.scheme, meaning=code.meaning)
