@@ -4,20 +4,40 @@ import numpy as np
 import pytest
 
 from lib.core.labels import Code, Label, LabelSchema
-from lib.demo.cohort import AUTHOR, DRAFT, HELD_OUT, LESIONS, TRAIN, case_files, phantom_cohort, stable_uid
+from lib.demo.cohort import (
+    AUTHOR,
+    DRAFT,
+    GATE,
+    GATE_PATIENTS,
+    HELD_OUT,
+    LESIONS,
+    TRAIN,
+    case_files,
+    phantom_cohort,
+    stable_uid,
+)
 from lib.dicom.seg import read_seg, seg_summary
 from lib.dicom.series import assemble
+from lib.settings import load_settings
 
 NAMES = ("spine", "liver", "spleen", "left kidney", "right kidney", "aorta", "lesion")
 SCHEMA = LabelSchema(tuple(Label(name, 1 + k, (9, 90, 200), Code("10200004", name)) for k, name in enumerate(NAMES)))
 
 
-def test_the_cohort_has_24_patients_of_whom_16_are_labelled_and_4_held_out() -> None:
+def test_the_cohort_has_29_patients_of_whom_21_are_labelled_4_held_out_and_5_the_gates() -> None:
     cohort = phantom_cohort(SCHEMA)
-    assert Counter(case.role for case in cohort) == {TRAIN: 12, HELD_OUT: 4, DRAFT: 8}
-    assert [case.labelled for case in cohort] == [True] * 16 + [False] * 8
-    assert [case.split for case in cohort] == ["pool"] * 12 + ["calibration"] * 4 + ["pool"] * 8
-    assert len({case.patient_id for case in cohort}) == 24
+    assert Counter(case.role for case in cohort) == {TRAIN: 12, HELD_OUT: 4, DRAFT: 8, GATE: 5}
+    assert [case.labelled for case in cohort] == [True] * 16 + [False] * 8 + [True] * 5
+    splits = ["pool"] * 12 + ["calibration"] * 4 + ["pool"] * 8 + ["promotion"] * 5
+    assert [case.split for case in cohort] == splits
+    assert len({case.patient_id for case in cohort}) == 29
+
+
+def test_the_gate_has_as_many_patients_as_it_asks_for_and_each_shows_every_label() -> None:
+    cases = [case for case in phantom_cohort(SCHEMA) if case.role == GATE]
+    assert len(cases) == GATE_PATIENTS == load_settings(environ={}).gate.min_patients
+    masks = [case.load()[1] for case in cases]
+    assert min(voxels for mask in masks for voxels in mask.voxels().values()) > 0
 
 
 def test_each_role_has_some_but_not_all_patients_with_a_lesion() -> None:
@@ -28,7 +48,7 @@ def test_each_role_has_some_but_not_all_patients_with_a_lesion() -> None:
 
 def test_uids_are_distinct_and_the_same_in_every_run() -> None:
     uids = [uid for case in phantom_cohort(SCHEMA) for uid in (case.series_uid, case.study_uid, case.seg_series_uid)]
-    assert len(set(uids)) == 72
+    assert len(set(uids)) == 87
     assert phantom_cohort(SCHEMA)[3].series_uid == uids[9]
     assert stable_uid("phantom-1", "series") == "2.25.220440359481470402209700476101336305732"
     assert all(len(uid) <= 64 for uid in uids)

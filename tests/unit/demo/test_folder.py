@@ -7,7 +7,7 @@ import pytest
 
 from lib.core.errors import GeometryMismatch, InvalidInput
 from lib.core.labels import Code, Label, LabelSchema
-from lib.demo.cohort import DRAFT, HELD_OUT, TRAIN, case_files
+from lib.demo.cohort import DRAFT, GATE, HELD_OUT, TRAIN, case_files
 from lib.demo.folder import divide, folder_cohort, known_rule, patient_rule
 from lib.dicom.seg import read_seg
 from lib.dicom.series import assemble
@@ -58,10 +58,22 @@ def test_only_the_hippocampus_set_is_known_to_hold_two_files_a_patient() -> None
     assert known_rule(["hippocampus_001", "other"]) == "each"
 
 
-@pytest.mark.parametrize(("count", "expected"), [(10, (6, 2, 2)), (3, (1, 1, 1)), (4, (2, 1, 1)), (132, (79, 26, 27))])
-def test_patients_are_divided_60_20_20_with_at_least_one_of_each(count: int, expected: tuple[int, int, int]) -> None:
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [
+        (10, (6, 2, 0, 2)),
+        (3, (1, 1, 0, 1)),
+        (4, (2, 1, 0, 1)),
+        (47, (28, 9, 0, 10)),
+        (48, (29, 5, 5, 9)),
+        (132, (79, 13, 13, 27)),
+    ],
+)
+def test_patients_are_divided_60_20_20_and_half_of_those_held_out_are_the_gates_where_that_is_enough(
+    count: int, expected: tuple[int, int, int, int]
+) -> None:
     counts = Counter(divide([f"p{k}" for k in range(count)]).values())
-    assert (counts[TRAIN], counts[HELD_OUT], counts[DRAFT]) == expected
+    assert (counts[TRAIN], counts[HELD_OUT], counts[GATE], counts[DRAFT]) == expected
 
 
 def test_the_division_is_the_same_in_every_run_and_needs_three_patients() -> None:

@@ -199,6 +199,10 @@ class DemoRun:
             f"held-out Dice {found['heldout_dice']}"
         )
         self.console.print(f"for other commands: source {self.site.environment_file}")
+        judged = len({case.patient_id for case in self.cohort if case.split == "promotion"})
+        if judged:
+            again = f"transunet-label retrain, which the gate judges on {judged} patients"
+            self.console.print(f"correct a draft, then: {again}; {self.site.settings.server.url}/reports tells how")
 
 
 def make_cohort(services: "Services", data: Path | None, patient_rule: str) -> "tuple[CohortCase, ...]":

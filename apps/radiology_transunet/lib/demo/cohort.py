@@ -1,12 +1,13 @@
-"""The demo's cohort: patients to train on, patients held out, patients to draft; and each of them as DICOM.
+"""The demo's cohort: patients to train on, held out to measure on, for the gate, to draft; and each of them as DICOM.
 
 UIDs follow from the names of the cases, so a second run stores nothing twice.
 """
 
 import hashlib
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from lib.core.labels import LabelSchema
@@ -16,14 +17,17 @@ from lib.demo.phantom import make_phantom
 Dataset = Any
 """A pydicom data set; pydicom itself stays in the dicom room."""
 
-TRAIN, HELD_OUT, DRAFT = "train", "held out", "draft"
-POOL, CALIBRATION = "pool", "calibration"
+TRAIN, HELD_OUT, GATE, DRAFT = "train", "held out", "gate", "draft"
+SPLITS: Mapping[str, str] = MappingProxyType({TRAIN: "pool", HELD_OUT: "calibration", GATE: "promotion", DRAFT: "pool"})
+"""The split of the patients of each role."""
+GATE_PATIENTS = 5
+"""As many as the gate wants to see each label in (`gate.min_patients`); fewer decide nothing."""
 AUTHOR = "Demo Annotator"
 INSTITUTION = "Synthetic Hospital"
 DATE = "20260101"
-PHANTOM_ROLES = (TRAIN,) * 12 + (HELD_OUT,) * 4 + (DRAFT,) * 8
-LESIONS = frozenset({1, 4, 7, 10, 12, 14, 17, 21})
-"""Numbers, from 0, of the phantoms with lesions: some of each role."""
+PHANTOM_ROLES = (TRAIN,) * 12 + (HELD_OUT,) * 4 + (DRAFT,) * 8 + (GATE,) * GATE_PATIENTS
+LESIONS = frozenset({1, 4, 7, 10, 12, 14, 17, 21, *range(24, 24 + GATE_PATIENTS)})
+"""Numbers, from 0, of the phantoms with lesions: some of each role, and all of the gate's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +39,7 @@ class CohortCase:
         title: its name for people; also the accession number, so at most 16 characters.
         patient_id: PatientID; cases of one patient share it.
         patient_name: PatientName.
-        role: TRAIN, HELD_OUT or DRAFT.
+        role: TRAIN, HELD_OUT, GATE or DRAFT.
         description: SeriesDescription.
         load: gives the image and its labels.
     """
@@ -55,8 +59,8 @@ class CohortCase:
 
     @property
     def split(self) -> str:
-        """The split of its patient: held-out patients measure models, the others are the pool."""
-        return CALIBRATION if self.role == HELD_OUT else POOL
+        """The split of its patient."""
+        return SPLITS[self.role]
 
     @property
     def series_uid(self) -> str:

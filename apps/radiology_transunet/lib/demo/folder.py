@@ -1,6 +1,7 @@
 """A folder of NIfTI images with labels as a cohort: images/NAME.nii.gz and labels/NAME.nii.gz.
 
-Patients, not files, are divided: 60 % to train on, 20 % held out, 20 % to draft.
+Patients, not files, are divided: 60 % to train on, 20 % held out, 20 % to draft. Half of those held out are the gate's,
+where that is enough for it to decide.
 """
 
 import hashlib
@@ -12,7 +13,7 @@ from pathlib import Path
 from lib.core.errors import InvalidInput
 from lib.core.labels import LabelSchema
 from lib.core.values import Mask, Volume
-from lib.demo.cohort import DRAFT, HELD_OUT, TRAIN, CohortCase
+from lib.demo.cohort import DRAFT, GATE, GATE_PATIENTS, HELD_OUT, TRAIN, CohortCase
 
 SUFFIXES = (".nii.gz", ".nii")
 TRAIN_SHARE, HELD_OUT_SHARE = 0.6, 0.2
@@ -79,6 +80,8 @@ def patient_rule(rule: str) -> Callable[[str], str]:
 def divide(patients: Sequence[str]) -> Mapping[str, str]:
     """A role for each patient: shares of 60, 20 and 20 %, at least one of each, in an order drawn by a hash.
 
+    Of the held-out ones half are the gate's, or none where these would be too few.
+
     Raises:
         InvalidInput: fewer than three patients.
     """
@@ -87,7 +90,9 @@ def divide(patients: Sequence[str]) -> Mapping[str, str]:
     order = sorted(patients, key=lambda patient: hashlib.sha256(patient.encode()).digest())
     held_out = max(1, math.floor(HELD_OUT_SHARE * len(order) + 0.5))
     train = max(1, min(math.floor(TRAIN_SHARE * len(order) + 0.5), len(order) - held_out - 1))
-    roles = [TRAIN] * train + [HELD_OUT] * held_out + [DRAFT] * (len(order) - train - held_out)
+    judging = held_out // 2 if held_out >= 2 * GATE_PATIENTS else 0
+    roles = [TRAIN] * train + [HELD_OUT] * (held_out - judging) + [GATE] * judging
+    roles += [DRAFT] * (len(order) - train - held_out)
     return dict(zip(order, roles, strict=True))
 
 
