@@ -17,7 +17,7 @@ import yaml
 
 from lib.core.errors import InvalidSettings
 from lib.dicom.config import ArchiveConfig
-from lib.inference.config import InferenceConfig
+from lib.inference.config import InferenceConfig, UncertaintyConfig
 from lib.ledger.config import LedgerConfig
 from lib.registry.config import RegistryConfig
 from lib.server.config import ServerConfig
@@ -61,6 +61,7 @@ class Settings:
     ledger: LedgerConfig
     registry: RegistryConfig
     inference: InferenceConfig
+    uncertainty: UncertaintyConfig
     ingest: IngestConfig
     presegment: PresegmentConfig
     review: ReviewConfig

@@ -25,7 +25,13 @@ from lib.networks.network import Network
 Labelled = Callable[[Geometry, int], tuple[Volume, Mask]]
 CPU = torch.device("cpu")
 GRID = Geometry.from_spacing((6, 16, 12), (3.0, 1.0, 1.0))
-DROPOUT = UncertaintyConfig(kind="dropout", samples=3)
+
+
+def sampled(kind: str = "entropy", samples: int = 3, seed: int = 0, map: str = "entropy") -> UncertaintyConfig:  # noqa: A002
+    return UncertaintyConfig(kind, samples, seed, map)  # type: ignore[arg-type]
+
+
+DROPOUT = sampled("dropout")
 
 
 class Small(Network):
@@ -184,7 +190,7 @@ def test_dropout_tells_where_samples_differ_and_leaves_the_labels_as_they_are(
 ) -> None:
     volume, _ = labelled(GRID, 0)
     network = Small(dimensions=2 if patch is None else 3)
-    plain = predictor(network, schema, UncertaintyConfig(), patch=patch).predict(volume)
+    plain = predictor(network, schema, sampled(), patch=patch).predict(volume)
     asked = predictor(network, schema, DROPOUT, patch=patch)
     found = asked.predict(volume)
     np.testing.assert_array_equal(found.mask.array, plain.mask.array)
@@ -210,7 +216,7 @@ def test_batches_and_threads_do_not_change_what_dropout_leaves_out(schema: Label
     with ThreadPoolExecutor(4) as pool:
         for other in pool.map(lambda _: whole.predict(volume).information, range(8)):
             np.testing.assert_allclose(other, found, atol=2e-3)
-    seeded = predictor(Small(), schema, UncertaintyConfig(kind="dropout", samples=3, seed=1)).predict(volume)
+    seeded = predictor(Small(), schema, sampled(kind="dropout", samples=3, seed=1)).predict(volume)
     assert np.abs(seeded.information - found).max() > 0.01
 
 
@@ -225,7 +231,7 @@ def test_empty_slices_around_the_body_change_no_score(
         for one in (network, other):
             one.stem.bias.zero_()
             one.head.bias.copy_(torch.tensor([0.5, 0.0, 0.0, 0.0]))  # what is empty is background
-    asked = predictor(network, schema, UncertaintyConfig(kind=kind, samples=2), (other,))  # type: ignore[arg-type]
+    asked = predictor(network, schema, sampled(kind=kind, samples=2), (other,))
 
     def scores(slices_above: int, slices_below: int) -> Prediction:
         sides = ((slices_above, slices_below), (0, 0), (0, 0))
@@ -248,7 +254,7 @@ def test_equal_samples_have_no_information_on_the_volumes_own_grid(
 ) -> None:
     volume, _ = labelled(Geometry.from_spacing((6, 16, 12), (3.0, spacing_mm, spacing_mm)), 0)
     networks = [Small(dimensions=2 if patch is None else 3) for _ in range(3)]
-    found = predictor(networks[0], schema, UncertaintyConfig(kind="ensemble"), tuple(networks[1:]), patch)
+    found = predictor(networks[0], schema, sampled(kind="ensemble"), tuple(networks[1:]), patch)
     prediction = found.predict(volume)
     assert prediction.information is not None
     assert not prediction.information.any()
@@ -261,7 +267,7 @@ def test_an_ensemble_keeps_the_champions_labels_and_without_others_has_no_sample
     schema: LabelSchema, labelled: Labelled
 ) -> None:
     volume, _ = labelled(GRID, 0)
-    kind = UncertaintyConfig(kind="ensemble")
+    kind = sampled(kind="ensemble")
     alone = predictor(Small(seed=1), schema, kind).predict(volume)
     beside = predictor(Small(seed=1), schema, kind, (Small(seed=2),)).predict(volume)
     np.testing.assert_array_equal(beside.mask.array, alone.mask.array)
@@ -274,8 +280,8 @@ def test_an_ensemble_keeps_the_champions_labels_and_without_others_has_no_sample
 def test_mirrored_answers_are_samples_of_what_the_task_mirrors(schema: LabelSchema, labelled: Labelled) -> None:
     volume, _ = labelled(GRID, 0)
     mirrored = PredictConfig(flips=("rows", "columns"))
-    plain = predictor(Small(), schema, UncertaintyConfig(), options=mirrored).predict(volume)
-    found = predictor(Small(), schema, UncertaintyConfig(kind="tta"), options=mirrored).predict(volume)
+    plain = predictor(Small(), schema, sampled(), options=mirrored).predict(volume)
+    found = predictor(Small(), schema, sampled(kind="tta"), options=mirrored).predict(volume)
     np.testing.assert_array_equal(found.mask.array, plain.mask.array)
     np.testing.assert_array_equal(found.entropy, plain.entropy)
     assert plain.information is None
@@ -288,7 +294,7 @@ def test_samples_that_cannot_be_had_are_refused_with_the_way_out(schema: LabelSc
     with pytest.raises(InvalidSettings, match="above 0"):
         predictor(Small(share=0.0), schema, DROPOUT)
     with pytest.raises(InvalidSettings, match=r"predict\.flips"):
-        predictor(Small(), schema, UncertaintyConfig(kind="tta"))
+        predictor(Small(), schema, sampled(kind="tta"))
 
 
 @pytest.mark.parametrize("shape", [(6, 16, 12), (1, 16, 12), (1, 1, 1)])
@@ -298,7 +304,7 @@ def test_a_constant_image_and_a_single_slice_have_finite_scores(
 ) -> None:
     geometry = Geometry.from_spacing(shape, (3.0, 1.0, 1.0))
     network = Small(seed=3)
-    uncertainty = UncertaintyConfig(kind=kind)  # type: ignore[arg-type]
+    uncertainty = sampled(kind=kind)
     prediction = predictor(network, schema, uncertainty).predict(Volume(np.ones(shape), geometry, "CT"))
     require_sound(prediction)
     assert prediction.volumes_ml == pytest.approx({k: v * 0.003 for k, v in prediction.mask.voxels().items()})
@@ -317,4 +323,17 @@ def test_a_constant_image_and_a_single_slice_have_finite_scores(
 )
 def test_wrong_options_of_uncertainty_are_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(InvalidSettings, match=message):
-        UncertaintyConfig(**options)  # type: ignore[arg-type]
+        sampled(**options)  # type: ignore[arg-type]
+
+
+def test_a_task_whose_network_has_no_such_samples_is_refused_with_the_way_out() -> None:
+    with_dropout, plain = NetworkConfig(dropout=0.2), PredictConfig()
+    sampled("dropout").require_possible("liver", with_dropout, plain)
+    sampled("tta").require_possible("liver", with_dropout, PredictConfig(flips=("rows",)))
+    sampled("ensemble").require_possible("liver", NetworkConfig(dropout=0.0), plain)
+    with pytest.raises(InvalidSettings, match=r"task liver has network\.dropout 0; change the task"):
+        sampled("dropout").require_possible("liver", NetworkConfig(dropout=0.0), plain)
+    with pytest.raises(InvalidSettings, match=r"has network\.kind dynunet"):
+        sampled("dropout").require_possible("liver", NetworkConfig(kind="dynunet", patch=(8, 32, 32)), plain)
+    with pytest.raises(InvalidSettings, match=r"task liver names none in predict\.flips"):
+        sampled("tta").require_possible("liver", with_dropout, plain)

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lib.core.errors import ManifestMismatch, NoChampion, NotFound, RegistryUnavailable
+from lib.core.errors import InvalidSettings, ManifestMismatch, NoChampion, NotFound, RegistryUnavailable
 from lib.core.geometry import Geometry
 from lib.core.values import Volume
 from lib.inference.model import Manifest, build_network, save_model
 from lib.workflows import models
 from lib.workflows.models import ChampionCache, require_champion
-from lib.workflows.services import Services
+from lib.workflows.services import Services, open_services
 
 VOLUME = Volume(np.zeros((2, 16, 16), np.float32), Geometry.from_spacing((2, 16, 16), (1, 1, 1)), "CT")
 
@@ -183,7 +183,7 @@ def test_no_request_of_many_threads_sees_half_a_model_or_waits_for_the_next_one(
     services.registry.promote(name, 1)
     cache = ChampionCache(services, check_every_s=0)
     cache.predictor(name)
-    load, meanwhile = models.load_version, []
+    load, meanwhile = models.load_served, []
     with Askers(cache, name) as askers:
 
         def slow_load(*arguments: object, **options: object) -> object:
@@ -192,7 +192,7 @@ def test_no_request_of_many_threads_sees_half_a_model_or_waits_for_the_next_one(
             meanwhile.append(askers.count - before)
             return load(*arguments, **options)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(models, "load_version", slow_load)
+        monkeypatch.setattr(models, "load_served", slow_load)
         for version in (1, 2, 3, 4):
             services.registry.promote(name, version)
             askers.wait_for(version)
@@ -205,8 +205,8 @@ def test_requests_before_the_first_champion_is_loaded_wait_for_one_load(
     services: Services, add_model: Callable[..., int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add_model(label=1)
-    load, loads = models.load_version, []
-    monkeypatch.setattr(models, "load_version", lambda *a, **k: loads.append(1) or time.sleep(0.2) or load(*a, **k))
+    load, loads = models.load_served, []
+    monkeypatch.setattr(models, "load_served", lambda *a, **k: loads.append(1) or time.sleep(0.2) or load(*a, **k))
     cache, got = ChampionCache(services), []
     threads = [threading.Thread(target=lambda: got.append(cache.predictor(services.task().name)[1])) for _ in range(6)]
     for thread in threads:
@@ -215,3 +215,30 @@ def test_requests_before_the_first_champion_is_loaded_wait_for_one_load(
         thread.join()
     assert got == [1] * 6
     assert len(loads) == 1
+
+
+def test_an_ensemble_compares_the_champion_with_the_newest_ones_before_it(
+    services: Services, add_model: Callable[..., int]
+) -> None:
+    name = services.task().name
+    for label in (0, 1, 2, 1):
+        add_model(label=label)
+    add_model(label=2, promote=False)
+    kind = replace(services.settings.uncertainty, kind="ensemble", samples=3, map="bald")
+    sampled = replace(services, settings=replace(services.settings, uncertainty=kind))
+    predictor, version = ChampionCache(sampled).predictor(name)
+    found = predictor.predict(VOLUME)
+    assert version == 4
+    assert set(np.unique(found.mask.array)) == {3}  # the champion's label, though one of three says another
+    assert found.information is not None
+    sure = np.array([1, 2, 0]) / 3  # versions 4 and 2 say label 1, version 3 says label 2
+    sure = sure[sure > 0]
+    assert float(found.information.mean()) == pytest.approx(-(sure * np.log(sure)).sum(), abs=2e-3)
+    alone, _ = ChampionCache(services).predictor(name)
+    assert alone.predict(VOLUME).information is None
+
+
+def test_settings_that_a_task_cannot_fulfil_are_refused_at_start(services: Services) -> None:
+    kind = replace(services.settings.uncertainty, kind="tta")
+    with pytest.raises(InvalidSettings, match=services.task().name):
+        open_services(replace(services.settings, uncertainty=kind))

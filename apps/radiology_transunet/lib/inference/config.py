@@ -5,12 +5,15 @@ from math import isfinite
 from typing import Literal, get_args
 
 from lib.core.errors import InvalidSettings
+from lib.networks.config import NetworkConfig
 
 FlipAxis = Literal["slices", "rows", "columns"]
 UncertaintyKind = Literal["entropy", "dropout", "tta", "ensemble"]
 UncertaintyMap = Literal["entropy", "bald"]
 MAX_OVERLAP = 0.9
 MOST_SAMPLES = 64
+WITHOUT_DROPOUT = ("dynunet",)
+"""Kinds of network that have no dropout, whatever the task says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +94,10 @@ class UncertaintyConfig:
         InvalidSettings: an unknown kind or map, fewer than 2 samples or too many, a map that the kind does not have.
     """
 
-    kind: UncertaintyKind = "entropy"
-    samples: int = 8
-    seed: int = 0
-    map: UncertaintyMap = "entropy"
+    kind: UncertaintyKind
+    samples: int
+    seed: int
+    map: UncertaintyMap
 
     def __post_init__(self) -> None:
         for name, known in (("kind", get_args(UncertaintyKind)), ("map", get_args(UncertaintyMap))):
@@ -110,6 +113,25 @@ class UncertaintyConfig:
             raise InvalidSettings(
                 "uncertainty.map bald needs samples: set uncertainty.kind to dropout, tta or ensemble"
             )
+
+    def require_possible(self, task: str, network: NetworkConfig, predict: PredictConfig) -> None:
+        """Raise InvalidSettings, with the way out, when a task's network or options have no samples of this kind."""
+        if self.kind == "dropout" and (network.dropout == 0 or network.kind in WITHOUT_DROPOUT):
+            has = f"network.dropout {network.dropout:g}" if network.dropout == 0 else f"network.kind {network.kind}"
+            raise InvalidSettings(
+                f"uncertainty.kind dropout needs a network with dropout, but task {task} has {has}; change the task, "
+                "or set uncertainty.kind to tta, ensemble or entropy"
+            )
+        if self.kind == "tta" and not predict.flips:
+            raise InvalidSettings(
+                f"uncertainty.kind tta needs axes along which images are mirrored, but task {task} names none in "
+                "predict.flips; name some if its network learns from mirrored images, or set uncertainty.kind to "
+                "ensemble or entropy"
+            )
+
+
+ONE_ANSWER = UncertaintyConfig(kind="entropy", samples=2, seed=0, map="entropy")
+"""Nothing is sampled: for predictors whose uncertainty nobody reads."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -223,13 +223,13 @@ def load_ensemble(folders: Sequence[Path], task: TaskParts, device: str, batch_s
         NotFound: no model in one of them.
         ManifestMismatch: a model that does not fit the task, or weights that do not fit their manifest.
     """
-    networks = [_load_network(folder, task) for folder in folders]
+    networks = [load_network(folder, task) for folder in folders]
     network = networks[0] if len(networks) == 1 else Ensemble(networks)
     preprocess = build_preprocess(task.preprocess, task.network)
     return Predictor(network, preprocess, task.schema, choose_device(device), batch_size, task.predict)
 
 
-def _load_network(folder: Path, task: TaskParts) -> Network:
+def load_network(folder: Path, task: TaskParts) -> Network:
     """The network of a model, for inference alone."""
     read_manifest(folder).require_fits(task)
     network = build_network(task.network, task.schema)

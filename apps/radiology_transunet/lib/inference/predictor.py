@@ -19,7 +19,7 @@ from torch import Tensor
 from lib.core.labels import BACKGROUND, LabelSchema
 from lib.core.values import Mask, MaskArray, Prediction, Volume
 from lib.inference.agreement import Agreement
-from lib.inference.config import PredictConfig, UncertaintyConfig
+from lib.inference.config import ONE_ANSWER, PredictConfig, UncertaintyConfig
 from lib.inference.devices import device_lock
 from lib.inference.evidence import LabelTally
 from lib.inference.preprocess import FloatPlanes, Placement, Prepared, Preprocess
@@ -137,7 +137,7 @@ class Predictor:
         device: torch.device,
         batch_size: int,
         options: PredictConfig = PredictConfig(),  # noqa: B008 (frozen)
-        uncertainty: UncertaintyConfig = UncertaintyConfig(),  # noqa: B008 (frozen)
+        uncertainty: UncertaintyConfig = ONE_ANSWER,
         others: Sequence[SegmentingNetwork] = (),
     ) -> None:
         for one in (network, *others):

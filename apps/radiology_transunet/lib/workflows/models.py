@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from lib.core.errors import LabelError, NoChampion
+from lib.core.errors import LabelError, ManifestMismatch, NoChampion, NotFound
 from lib.registry.versions import ModelVersion
 from lib.taskfile import Task
 from lib.workflows.services import Services
@@ -115,7 +115,7 @@ class ChampionCache:
     def _load(self, task: Task, slot: _Slot, champion: ModelVersion) -> None:
         if slot.serving is not None and _same(champion, slot.refused):
             return
-        slot.serving = Serving(load_version(self._services, task, champion, self._device), champion)
+        slot.serving = Serving(load_served(self._services, task, champion, self._device), champion)
         logger.info("task %s is served by version %d", task.name, champion.version)
 
 
@@ -134,6 +134,35 @@ def load_version(services: Services, task: Task, model: ModelVersion, device: st
 
     config = services.settings.inference
     return load_predictor(model.folder, task, device or config.device, config.batch_size)
+
+
+def load_served(services: Services, task: Task, champion: ModelVersion, device: str = "") -> "Predictor":
+    """The champion with the samples of its uncertainty, as the settings say.
+
+    An ensemble has the newest of the versions that served before; one that does not fit the task any more, or has lost
+    its weights, is left out.
+
+    Raises:
+        ManifestMismatch: the champion does not fit the task; names the field.
+        InvalidSettings: samples that the task's network does not give.
+    """
+    from lib.inference.model import read_manifest
+    from lib.inference.sampled import load_sampled
+
+    settings = services.settings
+    others = []
+    if settings.uncertainty.kind == "ensemble":
+        for version in reversed(services.registry.served(task.name)):
+            try:
+                folder = services.registry.path(task.name, version)
+                read_manifest(folder).require_fits(task)
+            except (NotFound, ManifestMismatch) as error:
+                logger.info("version %d of task %s is not compared with: %s", version, task.name, error)
+                continue
+            others += [folder] if version != champion.version else []
+    del others[settings.uncertainty.samples - 1 :]
+    where, batch_size = device or settings.inference.device, settings.inference.batch_size
+    return load_sampled(champion.folder, others, task, where, batch_size, settings.uncertainty)
 
 
 def no_champion(task_name: str) -> NoChampion:

@@ -48,12 +48,15 @@ def open_services(settings: Settings) -> Services:
     """Compose the rooms; opens no connection and asks nobody.
 
     Raises:
-        InvalidSettings: no task, two tasks of one name, a key that is too short.
+        InvalidSettings: no task, two tasks of one name, a key that is too short, a kind of uncertainty that a task's
+            network does not have.
         InvalidTask: a task file is wrong.
     """
     tasks = [load_task(name) for name in settings.tasks]
     if not tasks or len({task.name for task in tasks}) != len(tasks):
         raise InvalidSettings(f"tasks must name at least one task file and none twice, got {list(settings.tasks)}")
+    for task in tasks:
+        settings.uncertainty.require_possible(task.name, task.network, task.predict)
     settings.var.mkdir(parents=True, exist_ok=True)
     return Services(
         settings=settings,
