@@ -162,6 +162,11 @@ class Registry:
         there = {version.version for version in self.list(task)} - {champion}
         return next((number for number in reversed(self._former(task)) if number in there), None)
 
+    def served(self, task: str) -> tuple[int, ...]:
+        """The versions that served one after the other up to the champion, which is the last; rollbacks are undone."""
+        champion = self._champion_number(task)
+        return () if champion is None else (*(n for n in self._former(task) if n != champion), champion)
+
     def rollback(self, task: str) -> ModelVersion:
         """Let the version serve that served before the present champion.
 
