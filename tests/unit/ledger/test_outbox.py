@@ -1,5 +1,7 @@
 """What the archive has to be told is repeated until it is done, in order, and leaves nothing behind."""
 
+from dataclasses import replace
+
 import pytest
 import sqlalchemy as sa
 from ledger_support import TASK, Clock, add_series, draft
@@ -7,6 +9,7 @@ from ledger_support import TASK, Clock, add_series, draft
 from lib.core.errors import NotFound
 from lib.ledger.database import Database
 from lib.ledger.ledger import Ledger
+from lib.ledger.rows import Companion
 
 
 @pytest.fixture(autouse=True)
@@ -96,3 +99,38 @@ def test_a_late_failure_of_a_done_row_changes_nothing(ledger: Ledger) -> None:
     ledger.outbox.failed(1, "late")
     assert sops(ledger) == ["s2"]
     assert ledger.annotations.find("s1").task == TASK
+
+
+def test_what_goes_with_a_draft_is_stored_and_deleted_with_it_and_marks_no_seg(ledger: Ledger) -> None:
+    ledger.annotations.add_draft(draft("1.1", 2, "s3"), b"c", companions=[Companion("m3", "9.3", b"map")])
+    rows = {row.sop_instance_uid: row for row in ledger.outbox.pending() if row.action == "store"}
+    assert (rows["m3"].payload, rows["m3"].series_uid) == (b"map", "9.3")
+    ledger.outbox.done(rows["m3"].id)
+    assert ledger.annotations.find("s3").stored_at is None
+    ledger.outbox.done(rows["s3"].id)
+    assert ledger.annotations.find("s3").stored_at is not None
+    ledger.annotations.add_draft(draft("1.1", 3, "s4"), b"d", companions=[Companion("m4", "9.4", b"map")])
+    for name in ("s1", "s4", "m4"):
+        ledger.outbox.done(next(row.id for row in ledger.outbox.pending() if row.sop_instance_uid == name))
+    deleted = [(row.sop_instance_uid, row.series_uid) for row in ledger.outbox.pending() if row.action == "delete"]
+    assert sorted(deleted) == [("m3", "9.3"), ("s1", "series-of-s1"), ("s3", "series-of-s3")]
+
+
+def test_the_map_of_a_draft_without_a_seg_goes_with_the_next_draft(ledger: Ledger) -> None:
+    add_series(ledger, "1.3")
+    ledger.annotations.add_draft(
+        replace(draft("1.3", 1, "x"), sop_instance_uid=None, seg_series_uid=None, nothing_found=True),
+        companions=[Companion("m1", "9.1", b"map")],
+    )
+    ledger.annotations.add_draft(draft("1.3", 2, "s9"), b"c")
+    ledger.outbox.done(next(row.id for row in ledger.outbox.pending() if row.sop_instance_uid == "m1"))
+    assert [row.sop_instance_uid for row in ledger.outbox.pending() if row.action == "delete"] == ["m1"]
+
+
+def test_the_map_of_a_draft_whose_seg_was_deleted_by_somebody_is_deleted_too(ledger: Ledger) -> None:
+    add_series(ledger, "1.4")
+    made = ledger.annotations.add_draft(draft("1.4", 1, "s8"), b"c", companions=[Companion("m8", "9.8", b"map")])
+    for row in ledger.outbox.pending():
+        ledger.outbox.done(row.id)
+    assert ledger.annotations.lose(made)
+    assert [(row.action, row.series_uid) for row in ledger.outbox.pending()] == [("delete", "9.8")]

@@ -24,7 +24,7 @@ from lib.ledger.book import NOTHING, insert_id, insert_new, require_series
 from lib.ledger.database import lock_series
 from lib.ledger.losses import AnnotationLosses
 from lib.ledger.masks import A
-from lib.ledger.rows import AnnotationRow, AnnotationStatus, JobRow, NewDraft, NewHuman, Origin
+from lib.ledger.rows import AnnotationRow, AnnotationStatus, Companion, JobRow, NewDraft, NewHuman, Origin
 
 BEFORE_ACCEPTED = ("draft", "submitted", "accepted")
 
@@ -42,6 +42,7 @@ class Annotations(AnnotationLosses):
         embedding: npt.NDArray[np.floating[Any]] | None = None,
         job: JobRow | None = None,
         unless_labelled: bool = True,
+        companions: Sequence[Companion] = (),
     ) -> int:
         """Enter what a model found; the same SEG again changes nothing.
 
@@ -55,6 +56,7 @@ class Annotations(AnnotationLosses):
             embedding: (d,) float32.
             job: refuse when its worker no longer holds it, the series is not ready, or an annotator holds the series.
             unless_labelled: refuse when a person was faster.
+            companions: what is stored in the archive, and deleted from it, with the draft.
 
         Returns:
             The id.
@@ -82,6 +84,8 @@ class Annotations(AnnotationLosses):
             for old in older:
                 masks.withdraw(connection, now, old)
             annotation_id = self._insert(connection, draft, "draft", draft.origin, outbox)
+            for companion in companions:
+                masks.send_companion(connection, now, annotation_id, companion)
             masks.keep_scores(connection, annotation_id, scores, embedding)
             details = {"series": draft.series_uid, "task": draft.task, "version": draft.model_version}
             self._note_new(connection, annotation_id, "annotation.draft", details, older, draft.author)

@@ -40,6 +40,8 @@ class AnnotationLosses(AnnotationReads):
                 return False
             status: AnnotationStatus = "superseded" if found.status == "draft" else "rejected"
             self._change(connection, found, {"status": status, "reason": LEFT_ARCHIVE, "stored_at": None}, "lost")
+            if status == "superseded":
+                masks.withdraw_companions(connection, self.clock(), found)
             return True
 
     def restore(self, seg_series_uid: str, accept: bool) -> builtins.list[int]:

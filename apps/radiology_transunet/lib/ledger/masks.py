@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from lib.core.errors import Conflict, InvalidInput, NotFound
 from lib.ledger import leasing, tables
 from lib.ledger.book import insert_new
-from lib.ledger.rows import AnnotationRow, JobRow, NewDraft, NewHuman
+from lib.ledger.rows import AnnotationRow, Companion, JobRow, NewDraft, NewHuman
 
 A = tables.annotations
 O = tables.outbox  # noqa: E741
@@ -179,8 +179,28 @@ def send(connection: sa.Connection, at: datetime, annotation_id: int, new: NewDr
     _post(connection, at, annotation_id, values)
 
 
+def send_companion(connection: sa.Connection, at: datetime, annotation_id: int, companion: Companion) -> None:
+    """Put what goes with a draft into the outbox."""
+    values = {
+        "action": "store",
+        "sop_instance_uid": companion.sop_instance_uid,
+        "series_uid": companion.series_uid,
+        "payload": zlib.compress(companion.content, COMPRESSION),
+    }
+    _post(connection, at, annotation_id, values)
+
+
+def withdraw_companions(connection: sa.Connection, at: datetime, old: AnnotationRow) -> None:
+    """Have what went with a draft deleted, once it is in nobody's hands; the SEG itself is left to `withdraw`."""
+    mine = sa.and_(O.c.annotation_id == old.id, O.c.action == "store")
+    for found in connection.execute(sa.select(O.c.sop_instance_uid, O.c.series_uid).where(mine)).mappings().all():
+        if found["sop_instance_uid"] != old.sop_instance_uid:
+            _post(connection, at, old.id, {**found, "action": "delete", "payload": None})
+
+
 def withdraw(connection: sa.Connection, at: datetime, old: AnnotationRow) -> None:
-    """Have the SEG of a superseded draft of ours deleted, once it is in nobody's hands."""
+    """Have the SEG of a superseded draft of ours, and what went with it, deleted, once it is in nobody's hands."""
+    withdraw_companions(connection, at, old)
     if old.origin != "model" or old.sop_instance_uid is None or old.seg_series_uid is None:
         return
     values = {

@@ -65,7 +65,8 @@ class Outbox(Book):
                 _require(connection, outbox_id)
                 return
             stored_at = now if found.action == "store" else None
-            connection.execute(sa.update(A).where(A.c.id == found.annotation_id).values(stored_at=stored_at))
+            its_seg = sa.and_(A.c.id == found.annotation_id, A.c.sop_instance_uid == found.sop_instance_uid)
+            connection.execute(sa.update(A).where(its_seg).values(stored_at=stored_at))  # not for what went with it
             subject = f"annotation {found.annotation_id}"
             action = "archive.stored" if found.action == "store" else "archive.deleted"
             self._note(connection, action, subject, {"sop": found.sop_instance_uid})

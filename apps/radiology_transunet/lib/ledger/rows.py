@@ -242,11 +242,26 @@ class JobRow:
 
 
 @dataclass(frozen=True, slots=True)
+class Companion:
+    """An object that goes with a draft, such as its map of uncertainty: stored with it, and deleted with it.
+
+    Attributes:
+        sop_instance_uid: of the object.
+        series_uid: SeriesInstanceUID of the object itself; it is deleted as a whole.
+        content: the DICOM file.
+    """
+
+    sop_instance_uid: str
+    series_uid: str
+    content: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class OutboxRow:
     """Something the archive has to be told.
 
     Attributes:
-        series_uid: SeriesInstanceUID of the SEG itself, not of the images.
+        series_uid: SeriesInstanceUID of the SEG, or of what goes with it, not of the images.
         payload: the DICOM file to store; None for a deletion.
         attempts: how often it failed.
     """

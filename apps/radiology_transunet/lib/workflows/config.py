@@ -33,10 +33,12 @@ class PresegmentConfig:
     Attributes:
         automatic: draft each ready series without a human label as soon as a champion serves.
         redraft: replace drafts of older versions after a promotion.
+        uncertainty_map: store a draft's uncertainty beside it, as a DICOM Parametric Map.
     """
 
     automatic: bool
     redraft: bool
+    uncertainty_map: bool
 
 
 @dataclass(frozen=True, slots=True)

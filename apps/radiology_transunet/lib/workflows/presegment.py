@@ -1,22 +1,23 @@
 """A series becomes a draft: fetch, predict, record, deliver.
 
-The draft's row, its SEG file and its scores are written in one transaction; the file then waits in the outbox until the
-archive has it. Its SOP instance UID is fixed in the row, so that a delivery that is repeated after a crash stores
-nothing twice.
+The draft's row, its SEG file, the map of its uncertainty when one is asked for, and its scores are written in one
+transaction; the files then wait in the outbox until the archive has them. Their SOP instance UIDs are fixed in the
+rows, so that a delivery that is repeated after a crash stores nothing twice. A map leaves the archive with its draft.
 """
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from lib.core.errors import ArchiveUnavailable, Conflict, InconsistentSeries, LabelError, ManifestMismatch, NotFound
 from lib.core.values import Mask, Prediction
 from lib.dicom.files import encode
+from lib.dicom.pmap import QUANTITIES, write_pmap
 from lib.dicom.seg import SegOrigin, write_seg
 from lib.dicom.series import SourceSeries, assemble
 from lib.dicom.writer import new_uid
-from lib.ledger.rows import JobRow, NewDraft
+from lib.ledger.rows import Companion, JobRow, NewDraft, OutboxRow
 from lib.taskfile import Task
 from lib.workflows.jobs import DRAFT, draft_key
 from lib.workflows.models import ChampionCache, require_champion
@@ -117,8 +118,9 @@ def presegment(
         description=f"Draft {task.name} v{made.model_version}",
     )
     payload = seg_file(mask, made.source, origin, sop_uid, seg_series_uid)
-    prediction = made.prediction
-    return services.ledger.annotations.add_draft(draft, payload, prediction.scores, prediction.embedding, job)
+    maps = _maps(services, made, replace(origin, description=f"Uncertainty {task.name} v{made.model_version}"))
+    scores, embedding = made.prediction.scores, made.prediction.embedding
+    return services.ledger.annotations.add_draft(draft, payload, scores, embedding, job, companions=maps)
 
 
 def _predict(champions: ChampionCache, task: Task, source: SourceSeries, report: Report | None) -> SeriesPrediction:
@@ -143,6 +145,21 @@ def seg_file(
     if sop_uid is None:
         return None
     return encode(write_seg(mask, source, origin, sop_uid, series_uid))
+
+
+def _maps(services: Services, made: SeriesPrediction, origin: SegOrigin) -> tuple[Companion, ...]:
+    """The map of a prediction's uncertainty, where the settings want one; without samples that of its entropy."""
+    if not services.settings.presegment.uncertainty_map:
+        return ()
+    prediction, wanted = made.prediction, services.settings.uncertainty.map
+    values, name = prediction.entropy, "entropy"
+    if wanted == "bald" and prediction.information is not None:
+        values, name = prediction.information, "bald"
+    classes = len(prediction.mask.schema) + 1
+    sop_uid, series_uid = new_uid(), new_uid()
+    grid = prediction.geometry
+    content = write_pmap(values, grid, made.source, QUANTITIES[name], origin, classes, sop_uid, series_uid)
+    return (Companion(sop_uid, series_uid, encode(content)),)
 
 
 def enqueue_drafts(services: Services, task: Task, insist: bool = False) -> int:
@@ -201,13 +218,13 @@ def _failed_drafts(services: Services, task: Task, version: int) -> dict[str, Jo
 
 
 def deliver_outbox(services: Services, limit: int = 10) -> int:
-    """Bring what waits in the outbox to the archive; how many rows are done.
+    """Bring what waits in the outbox to the archive, one file in memory at a time; how many rows are done.
 
     Raises:
         ArchiveUnavailable: the archive is away; what waits goes on waiting.
     """
     delivered = 0
-    for row in services.ledger.outbox.pending(limit, OUTBOX_CLAIM_S):
+    for row in _claimed(services, limit):
         try:
             if row.action == "delete":
                 services.archive.delete_series(row.series_uid)
@@ -217,11 +234,20 @@ def deliver_outbox(services: Services, limit: int = 10) -> int:
             services.ledger.outbox.failed(row.id, str(error))
             if isinstance(error, ArchiveUnavailable):
                 raise
-            logger.error("%s of SEG %s failed and will be tried again: %s", row.action, row.sop_instance_uid, error)
+            logger.error("%s of object %s failed and will be tried again: %s", row.action, row.sop_instance_uid, error)
             continue
         services.ledger.outbox.done(row.id)
         delivered += 1
     return delivered
+
+
+def _claimed(services: Services, limit: int) -> Iterator[OutboxRow]:
+    """What waits in the outbox, claimed one by one: a map of a large series has more than 100 MB."""
+    for _ in range(limit):
+        found = services.ledger.outbox.pending(1, OUTBOX_CLAIM_S)
+        if not found:
+            return
+        yield found[0]
 
 
 def suitable_series(services: Services, task: Task) -> frozenset[str]:
