@@ -20,6 +20,7 @@ from lib.dicom.config import ArchiveConfig
 from lib.inference.config import InferenceConfig, UncertaintyConfig
 from lib.ledger.config import LedgerConfig
 from lib.registry.config import RegistryConfig
+from lib.selection.config import SelectionConfig
 from lib.server.config import ServerConfig
 from lib.strict import build, dotted
 from lib.workflows.config import (
@@ -66,6 +67,7 @@ class Settings:
     presegment: PresegmentConfig
     review: ReviewConfig
     query: QueryConfig
+    selection: SelectionConfig
     retrain: RetrainConfig
     recipe: RecipeConfig
     gate: GateConfig

@@ -7,15 +7,14 @@ scores are ordered by a keyed hash of the case's id, which is a seeded draw tied
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 
 import numpy as np
-import numpy.typing as npt
 
 from lib.core.errors import InvalidInput
+from lib.selection.arrays import BoolArray, FloatArray, IntArray, Keys
+from lib.selection.draws import keys, uniform
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
+NEVER = "never scored: no model has seen it, or it found nothing"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,24 +80,37 @@ def random_order(ids: Sequence[str], seed: int) -> Ranking:
     Raises:
         InvalidInput: an id that occurs twice.
     """
-    draws = _draws(ids, seed)
+    draws = uniform(keys(ids, seed))
     order = np.argsort(draws, kind="stable")
-    reasons = tuple(f"drawn at random (seed {seed})" for _ in ids)
+    reasons = (f"drawn at random (seed {seed})",) * len(draws)
     return Ranking(order, 1.0 - draws, reasons)
 
 
 def by_entropy(ids: Sequence[str], scores: FloatArray, seed: int, labels: Sequence[str] = ()) -> Ranking:
-    """The cases first that the model is least sure of: the largest mean entropy of the foreground.
+    """The cases first that the model is least sure of: the largest mean entropy of the foreground; see `by_mean`."""
+    return by_mean(ids, scores, seed, labels)
 
-    The score of a case is the mean over its labels that have a value, so that a label that was not found
-    neither helps nor hurts. A case without any value was never scored: such cases come last,
-    in random order.
+
+def by_mean(
+    ids: Sequence[str],
+    scores: FloatArray,
+    seed: int,
+    labels: Sequence[str] = (),
+    quantity: str = "entropy",
+    unit: str = " nats",
+) -> Ranking:
+    """The cases first whose mean score over the labels is largest.
+
+    The mean is over the labels that have a value, so that a label that was not found neither helps nor
+    hurts. A case without any value was never scored: such cases come last, in random order.
 
     Args:
         ids: of the cases, each once.
-        scores: (n_cases, n_labels) entropy in nats; what is not finite counts as no value.
+        scores: (n_cases, n_labels); what is not finite counts as no value.
         seed: orders equal scores.
         labels: names of the labels, for the reasons.
+        quantity: what the scores are, for the reasons.
+        unit: of the scores, with a space before it, for the reasons.
 
     Raises:
         InvalidInput: an id that occurs twice, other numbers of cases or labels.
@@ -109,34 +121,43 @@ def by_entropy(ids: Sequence[str], scores: FloatArray, seed: int, labels: Sequen
             f"scores must be ({len(ids)} cases, {len(labels) or 'any number of'} labels), got shape {matrix.shape}"
         )
     known = np.isfinite(matrix)
+    means = mean_of_known(matrix, known)
+    order = descending(means, keys(ids, seed))
+    return Ranking(order, means, _reasons(means, matrix, known, labels, f"mean {quantity} {{:.3f}}{unit}"))
+
+
+def falling(order: IntArray) -> FloatArray:
+    """(n,) scores in (0, 1] that fall along an order which has none of its own."""
+    scores = np.empty(len(order), dtype=np.float64)
+    scores[order] = 1.0 - np.arange(len(order)) / max(1, len(order))
+    return scores
+
+
+def mean_of_known(matrix: FloatArray, known: BoolArray) -> FloatArray:
+    """(n,) mean of each row (n, n_labels) over what is known; NaN where nothing is."""
     counts = known.sum(axis=1)
     sums = np.where(known, matrix, 0.0).sum(axis=1)
-    means = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
-    order = np.lexsort((_draws(ids, seed), -np.nan_to_num(means), counts == 0))
-    reasons = tuple(_reason(mean, row, labels) for mean, row in zip(means, matrix, strict=True))
-    return Ranking(order, means, reasons)
+    return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
 
 
-def _draws(ids: Sequence[str], seed: int) -> FloatArray:
-    """A number in [0, 1) for each case, drawn from its id and the seed.
-
-    Raises:
-        InvalidInput: an id that occurs twice.
-    """
-    if len(set(ids)) != len(ids):
-        twice = sorted({case for case in ids if ids.count(case) > 1})
-        raise InvalidInput(f"each case may be ranked once, got twice: {', '.join(twice[:4])}")
-    hashes = [blake2b(f"{seed}\0{case}".encode(), digest_size=8).digest() for case in ids]
-    return np.array([(int.from_bytes(h, "big") >> 11) * 2.0**-53 for h in hashes], dtype=np.float64)
+def descending(scores: FloatArray, ties: FloatArray | Keys) -> IntArray:
+    """(n,) indices by falling score, equal ones by rising `ties`; NaN comes last."""
+    order: IntArray = np.lexsort((ties, -np.nan_to_num(scores, neginf=-np.inf), np.isnan(scores)))
+    return order
 
 
-def _reason(mean: float, row: FloatArray, labels: Sequence[str]) -> str:
-    if not math.isfinite(mean):
-        return "never scored: no model has seen it, or it found nothing"
-    known = np.isfinite(row)
-    count = int(known.sum())
-    text = f"mean entropy {mean:.3f} nats over {count} label{'s' if count != 1 else ''}"
-    if not labels:
-        return text
-    top = int(np.argmax(np.where(known, row, -np.inf)))
-    return f"{text}, highest in {labels[top]} ({row[top]:.3f})"
+def _reasons(
+    means: FloatArray, matrix: FloatArray, known: BoolArray, labels: Sequence[str], words: str
+) -> tuple[str, ...]:
+    if not matrix.shape[1]:
+        return (NEVER,) * len(matrix)
+    filled = np.where(known, matrix, -np.inf)
+    tops, highest, counts = filled.argmax(axis=1), filled.max(axis=1), known.sum(axis=1)
+    columns = zip(means.tolist(), counts.tolist(), tops.tolist(), highest.tolist(), strict=True)
+    return tuple(
+        NEVER
+        if not count
+        else f"{words.format(mean)} over {count} label{'s' if count != 1 else ''}"
+        + (f", highest in {labels[top]} ({value:.3f})" if labels else "")
+        for mean, count, top, value in columns
+    )

@@ -1,0 +1,98 @@
+"""The strategies by name: what `next` may be asked for."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+
+from lib.selection import classwise, diversity, mix, rarity, sampling, typicality, uncertainty
+from lib.selection.config import SelectionConfig
+from lib.selection.pool import Pool
+from lib.selection.ranking import Ranking
+
+Rank = Callable[[Pool, int, SelectionConfig], Ranking]
+
+
+@dataclass(frozen=True, slots=True)
+class Strategy:
+    """A way to rank a pool.
+
+    The ranking depends on the cases, the seed and the options: the cases are ranked in the order of their ids and
+    put back, so that their order in the pool can make no difference, not even by rounding.
+
+    Attributes:
+        name: as people ask for it.
+        describe: what it looks for, in words.
+        rank: of a pool whose cases stand in the order of their ids.
+        by_model: whether it uses what a model said of the cases.
+    """
+
+    name: str
+    describe: str
+    rank: Rank
+    by_model: bool = True
+
+    def __call__(self, pool: Pool, seed: int, options: SelectionConfig) -> Ranking:
+        """Rank the cases of a pool; each reason has strategy, rank, seed, and the model if it is an older one."""
+        if not len(pool):
+            return Ranking(np.empty(0, dtype=np.int64), np.empty(0), ())
+        by_id = sorted(range(len(pool)), key=pool.ids.__getitem__)
+        ranking = self.rank(pool.take(by_id), seed, options)
+        places = np.array(by_id, dtype=np.int64)
+        order, scores = places[ranking.order], np.empty(len(pool))
+        scores[places] = ranking.scores
+        return Ranking(order, scores, self._reasons(pool, seed, ranking, by_id))
+
+    def _reasons(self, pool: Pool, seed: int, ranking: Ranking, by_id: list[int]) -> tuple[str, ...]:
+        reasons, newest, count = [""] * len(pool), pool.newest(), len(pool)
+        versions = pool.versions.tolist()
+        for rank, i in enumerate(ranking.order.tolist(), start=1):
+            case = by_id[i]
+            old = self.by_model and 0 <= versions[case] < newest
+            age = f" (by model {versions[case]}, the newest is {newest})" if old else ""
+            reasons[case] = f"{self.name}, rank {rank} of {count}, seed {seed}: {ranking.reasons[i]}{age}"
+        return tuple(reasons)
+
+
+def _strategies() -> Mapping[str, Strategy]:
+    every = (
+        Strategy(
+            "default",
+            "a mix by quotas: cases that make single labels uncertain, that may show a rare label or are unlike the "
+            "labelled ones, that stand for many others, and that are far from all labelled ones",
+            mix.mixed,
+        ),
+        Strategy("random", "a case drawn at random", sampling.random, by_model=False),
+        Strategy(
+            "stratified_random",
+            "a case drawn at random; sites, scanners and protocols take turns",
+            sampling.stratified_random,
+            by_model=False,
+        ),
+        Strategy(
+            "foreground_random",
+            "a label drawn at random, then a case drawn at random in which the model predicts it",
+            sampling.foreground_random,
+        ),
+        Strategy("entropy", "the case on whose predicted foreground the model is least sure", uncertainty.entropy),
+        Strategy(
+            "bald", "the case that would tell most about the model's weights (mutual information)", uncertainty.bald
+        ),
+        Strategy("margin", "the case in which the two likeliest labels are closest", uncertainty.margin),
+        Strategy("disagreement", "the case on which the model's samples differ most", uncertainty.disagreement),
+        Strategy(
+            "classwise_power",
+            "quotas for labels, rare ones more; in each the uncertain cases, at random at first and strictly later",
+            classwise.classwise_power,
+        ),
+        Strategy("diverse", "the case farthest from all that is labelled", diversity.diverse),
+        Strategy("hybrid", "among the uncertain cases the one farthest from all that is labelled", diversity.hybrid),
+        Strategy("typical", "the case that stands for most others; for the first labels", typicality.typical),
+        Strategy("rare", "a case that may show a rare label, or is unlike the labelled ones", rarity.rare),
+    )
+    return MappingProxyType({strategy.name: strategy for strategy in every})
+
+
+STRATEGIES = _strategies()
+"""By name; `describe` is what is shown of each."""

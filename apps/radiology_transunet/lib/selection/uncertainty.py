@@ -1,0 +1,56 @@
+"""Scores by case: how unsure the model is of it, and of each label in it."""
+
+import numpy as np
+
+from lib.selection.arrays import FloatArray
+from lib.selection.config import Quantity, SelectionConfig
+from lib.selection.pool import Pool
+from lib.selection.ranking import Ranking, by_mean
+
+WORDS: dict[Quantity, tuple[str, str]] = {
+    "entropy": ("entropy", " nats"),
+    "bald": ("mutual information", " nats"),
+    "margin": ("lack of margin", ""),
+    "disagreement": ("disagreement", ""),
+}
+"""What each quantity is called in a reason, and its unit."""
+
+
+def by_quantity(pool: Pool, seed: int, quantity: Quantity) -> Ranking:
+    """The cases first with the largest mean of a quantity over the labels that have a value."""
+    return by_mean(pool.ids, pool.quantities[quantity], seed, pool.labels, *WORDS[quantity])
+
+
+def entropy(pool: Pool, seed: int, options: SelectionConfig) -> Ranking:
+    """By entropy of the mean prediction."""
+    return by_quantity(pool, seed, "entropy")
+
+
+def bald(pool: Pool, seed: int, options: SelectionConfig) -> Ranking:
+    """By mutual information of prediction and weights (Houlsby et al. 2011)."""
+    return by_quantity(pool, seed, "bald")
+
+
+def margin(pool: Pool, seed: int, options: SelectionConfig) -> Ranking:
+    """By how close the two likeliest labels are."""
+    return by_quantity(pool, seed, "margin")
+
+
+def disagreement(pool: Pool, seed: int, options: SelectionConfig) -> Ranking:
+    """By how much samples or members of the model differ."""
+    return by_quantity(pool, seed, "disagreement")
+
+
+def label_uncertainty(pool: Pool, quantity: Quantity) -> FloatArray:
+    """(n, n_labels) uncertainty times probability of the label, as in ClaSP PE; NaN = no value.
+
+    A label that is not predicted has no foreground to average over. There the entropy of its likeliest voxel,
+    H(p) of the largest probability p, stands in for any quantity: a rare label that the model almost saw
+    still counts. Where the probability is not known a predicted label counts as sure to be there.
+    """
+    table, presence = pool.quantities[quantity], pool.presence
+    with np.errstate(divide="ignore", invalid="ignore"):
+        binary = -presence * np.log(presence) - (1 - presence) * np.log1p(-presence)
+    hidden = np.where((presence == 0) | (presence == 1), 0.0, binary)
+    values = np.where(np.isnan(table), hidden, table)
+    return np.asarray(values * np.where(np.isnan(presence), 1.0, presence), dtype=np.float64)
