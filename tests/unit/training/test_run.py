@@ -109,9 +109,9 @@ def test_adaptive_weights_follow_counts_and_running_dice(schema: LabelSchema, mo
     seen: list[Tensor | None] = []
     honest = segmentation_loss
 
-    def watched(outputs: object, target: object, config: object, weights: Tensor | None) -> object:
+    def watched(outputs: object, target: object, config: object, weights: Tensor | None, total: object) -> object:
         seen.append(weights)
-        return honest(outputs, target, config, weights)  # type: ignore[arg-type]
+        return honest(outputs, target, config, weights, total)  # type: ignore[arg-type]
 
     monkeypatch.setattr(run_module, "segmentation_loss", watched)
     run = started(FitConfig(adaptive_weights=True), schema)

@@ -1,5 +1,8 @@
 """What every command needs: the settings with the options before the command laid on top."""
 
+import logging
+import os
+import sys
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
@@ -34,6 +37,13 @@ def current_services() -> "Services":
     services = open_services(current_settings())
     services.ledger.upgrade()
     return services
+
+
+def quiet_unless_first() -> None:
+    """Of the processes that torchrun has started, let the first one alone print and log; all say what fails."""
+    if os.environ.get("RANK", "0") != "0":
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (until the process ends)
+        logging.getLogger().setLevel(logging.ERROR)
 
 
 def conf_pairs() -> list[tuple[str, str]]:

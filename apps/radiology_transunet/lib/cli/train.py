@@ -28,11 +28,15 @@ def train(
 ) -> None:
     """Train a model on folders of NIfTI files. A run that was killed goes on when it is started again.
 
+    On several GPUs: torchrun --standalone --nproc-per-node 2 --no-python transunet-label train ...
+
     Example: transunet-label train --images data/images --labels data/labels --task hippocampus_mr --max-minutes 3
     """
-    from lib.cli.context import current_settings
+    from lib.cli.context import current_settings, quiet_unless_first
     from lib.taskfile import load_task
     from lib.workflows.userfiles import pairs_of
+
+    quiet_unless_first()
 
     chosen = load_task(task)
     pairs = pairs_of(images, labels)
@@ -50,6 +54,8 @@ def train(
     with bars() as progress:
         show = FitBars(progress, options.applied_to(chosen.training))
         trained = train_folder(images, labels, chosen, folder, options, show)
+    if trained is None:  # another process of this training tells
+        return
     _tell(trained, chosen)
     given = ["INPUT", "OUTPUT", "--task", task, "--model", str(folder)]
     typer.echo(f"label images with: {shlex.join(['transunet-label', 'predict', *given])}")
@@ -79,6 +85,7 @@ def _tell(trained: "Trained", task: "Task") -> None:
 
 
 def _cores() -> int:
+    """Of this machine, for each of the processes that torchrun has started here."""
     import os
 
-    return os.cpu_count() or 1
+    return max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

@@ -20,19 +20,18 @@ from torch import Tensor
 from lib.core import metrics
 from lib.core.errors import TrainingFailed
 from lib.inference.config import PredictConfig, PreprocessConfig
-from lib.inference.devices import choose_device
 from lib.inference.model import StateDict, build_preprocess
 from lib.inference.predictor import Predictor
 from lib.networks.config import NetworkConfig
-from lib.training import augment
-from lib.training.augment_mix import before
+from lib.training.batches import draw_batch
 from lib.training.checkpoint import Checkpoint
 from lib.training.config import FitConfig
-from lib.training.data import Batch, Case, TrainingSet, prepare, schema_of
+from lib.training.data import Case, TrainingSet, prepare, schema_of
+from lib.training.distributed import ALONE, Group
 from lib.training.keeper import Keeper
 from lib.training.measure import CaseMetrics, mean_dice_by_label, measure, validate
 from lib.training.memory import memory_explained, twice
-from lib.training.run import Run, memory_format
+from lib.training.run import Run
 from lib.training.schedule import Budget, rate_factor
 
 REPORT_EVERY_S = 0.5
@@ -114,6 +113,7 @@ def fit(
     start: StateDict | None = None,
     predict: PredictConfig = PredictConfig(),  # noqa: B008 (frozen)
     weights: Sequence[float] | None = None,
+    group: Group = ALONE,
 ) -> FitResult:
     """Train a network.
 
@@ -130,26 +130,32 @@ def fit(
         start: weights to start from, of the same network and labels; None = drawn from the seed.
         predict: how the network is asked when it is measured.
         weights: how much likelier each case is drawn than others; None = all alike.
+        group: the processes that train together, each of which calls this with the same; the first one alone reports
+            and writes checkpoints, all get the result.
 
     Raises:
-        InvalidSettings: a precision that the device does not have.
+        InvalidSettings: a precision that the device does not have, pictures of a step that the group cannot share.
+        ProcessLost: another process of the group has ended (the last checkpoint stays).
         TrainingFailed: no cases, no labelled voxel, no memory for half as many pictures at a time either, a loss that
             is not a number (the last checkpoint stays).
         DiskFull: a checkpoint has no room (the last one stays).
     """
     _load_optimizers()
     started = monotonic()
-    schema, where = schema_of(cases), choose_device(device)
+    group.require_even(config)
+    report = report if group.leads else _quiet
+    schema, where = schema_of(cases), group.device(device)
     preprocess = build_preprocess(preprocess_config, network_config)
     data = prepare(cases, preprocess, config.crop, lambda share: report(FitProgress("prepare", share)), weights)
     judges = validation if config.keep == "best" else ()
     key = _key(network_config, preprocess_config, config, predict, data, start, judges)
     folder.mkdir(parents=True, exist_ok=True)
-    keeper = Keeper(folder, key, config.checkpoint_every, config.checkpoint_minutes * 60)
+    group.require_same(key)
+    keeper = Keeper(folder, key, config.checkpoint_every, config.checkpoint_minutes * 60, group)
     budget = _budget(config, keeper.find(), monotonic() - started)
 
     def attempt(no_memory: str) -> FitResult:
-        run = Run.start(network_config, schema, config, where, data.counts(), start)
+        run = Run.start(network_config, schema, config, where, data.counts(), start, group)
         keeper.resume(run)
         if no_memory:
             run.halve(no_memory)
@@ -158,28 +164,29 @@ def fit(
         return _result(run, judging, budget, report)
 
     with torch.random.fork_rng(devices=[]), memory_explained(network_config, config, data.window):
-        return twice(attempt)
+        return twice(attempt) if group.size == 1 else attempt("")  # others would wait for a second one in vain
 
 
 def _train(run: Run, data: TrainingSet, judging: Judging, budget: Budget, keeper: Keeper, report: Report) -> None:
     """Take the steps that are left, and put the weights in place that the config keeps."""
-    config, (predictor, validation) = run.config, judging
-    device, reported = predictor.device, 0.0
+    config, device, validation = run.config, judging[0].device, judging[1]
+    reported = 0.0
 
     def tell() -> None:
         report(_progress(run, budget))
 
-    while (progress := budget.progress(run.step)) < 1:
+    while (progress := run.group.exchange(budget.progress(run.step))[0]) < 1:
         rate = config.learning_rate * rate_factor(progress, config.warmup, config.schedule)
-        run.learn(draw_batch(data, config, run.step, device), rate)
+        with run.group.step():
+            run.learn(draw_batch(data, config, run.step, device, run.group), rate)
         due = len(validation) > 0 and config.validate_every > 0 and run.step % config.validate_every == 0
-        kept = due and run.validated(_mean_dice(predictor, validation, tell))
+        kept = due and run.validated(_mean_dice(run, judging, tell))
         keeper.keep(run, budget.clock(), now=kept)
         if monotonic() - reported >= REPORT_EVERY_S:
             reported = monotonic()
             tell()
     if config.keep == "best" and validation and (not run.curve or run.curve[-1][0] != run.step):
-        run.validated(_mean_dice(predictor, validation, tell))
+        run.validated(_mean_dice(run, judging, tell))
     keeper.keep(run, budget.clock(), now=True)  # what is left to do is short, but must not cost the whole run
     if run.best is not None:
         run.average.load_state_dict(run.best[1])
@@ -188,7 +195,8 @@ def _train(run: Run, data: TrainingSet, judging: Judging, budget: Budget, keeper
 def _result(run: Run, judging: Judging, budget: Budget, report: Report) -> FitResult:
     """The weights of a run that is over, measured."""
     predictor, validation = judging
-    found = measure(predictor, validation, lambda share: report(FitProgress("validate", share, run.step, run.step)))
+    tell = lambda share: report(FitProgress("validate", share, run.step, run.step))  # noqa: E731
+    found = measure(predictor, validation, tell, run.group)
     state = {name: value.cpu().contiguous() for name, value in run.average.state_dict().items()}
     dice = mean_dice_by_label(found, predictor.schema.names)
     curves = tuple(run.losses), tuple(run.curve)
@@ -196,24 +204,13 @@ def _result(run: Run, judging: Judging, budget: Budget, report: Report) -> FitRe
     return FitResult(state, dice, *curves, run.step, budget.clock(), found, *rest)
 
 
-def draw_batch(data: TrainingSet, config: FitConfig, step: int, device: torch.device) -> Batch:
-    """The pictures of a step, with those of all its accumulated batches."""
-    rng = np.random.default_rng((config.seed, step))
-    count, seed = config.batch_size * config.accumulate, int(rng.integers(2**62))
-    picks = data.sampler.draw(rng, count, config.foreground, config.rare_oversampling)
-    batch = data.batch(picks, device)
-    drawn = augment.draw(rng, config.augment, count, data.dimensions)
-    images, classes = augment.apply(batch.images, batch.classes, drawn)
-    covered = batch.covered
-    if drawn.mixing is not None and not drawn.mixing.blends:
-        covered = covered & before(covered)  # a picture with a box of another one says what both say
-    images = images.contiguous(memory_format=memory_format(images.ndim))
-    return replace(batch, images=images, classes=classes, covered=covered, mixing=drawn.mixing, seed=seed)
-
-
-def _mean_dice(predictor: Predictor, validation: Sequence[Case], tell: Callable[[], None]) -> float:
+def _mean_dice(run: Run, judging: Judging, tell: Callable[[], None]) -> float:
     """Mean Dice over the labels that have a value, 0 without any; `tell` is called after each case."""
-    return metrics.mean_dice(validate(predictor, validation, lambda _: tell())) or 0.0
+    return metrics.mean_dice(validate(*judging, lambda _: tell(), run.group)) or 0.0
+
+
+def _quiet(progress: FitProgress) -> None:
+    """What processes report that do not lead."""
 
 
 def _load_optimizers() -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lib.training.checkpoint import Checkpoint
+from lib.training.distributed import ALONE, Group
 from lib.training.run import Run
 
 log = logging.getLogger(__name__)
@@ -19,6 +20,7 @@ class Keeper:
         key: of the run's inputs.
         every_steps: steps between two of them.
         every_s: seconds of the run's clock after which one is due in any case.
+        group: the run's processes; the first one reads and writes.
         kept_s: the clock at the last one.
         found: where the run goes on, until it does.
         notes: which ones were damaged, in words.
@@ -28,13 +30,14 @@ class Keeper:
     key: str
     every_steps: int
     every_s: float
+    group: Group = ALONE
     kept_s: float = 0.0
     found: Checkpoint | None = None
     notes: list[str] = field(default_factory=list)
 
     def find(self) -> Checkpoint | None:
         """The checkpoint that the run goes on from, or None: from its beginning."""
-        self.found = Checkpoint.load(self.folder, self.key, self._note)
+        self.found = self.group.from_leader(lambda: Checkpoint.load(self.folder, self.key, self._note))
         self.kept_s = 0.0 if self.found is None else self.found.seconds
         return self.found
 
@@ -57,6 +60,8 @@ class Keeper:
         Raises:
             DiskFull: no room; the last ones are still there.
         """
+        if not self.group.leads:
+            return
         if now or run.step % self.every_steps == 0 or seconds - self.kept_s >= self.every_s:
             run.checkpoint(self.key, seconds).save(self.folder)
             self.kept_s = seconds

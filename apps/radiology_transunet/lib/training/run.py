@@ -18,6 +18,7 @@ from lib.training.augment_mix import before
 from lib.training.checkpoint import Checkpoint
 from lib.training.config import FitConfig
 from lib.training.data import Batch
+from lib.training.distributed import ALONE, Group
 from lib.training.losses import Loss, Target, segmentation_loss
 from lib.training.memory import half
 from lib.training.weights import RunningDice, label_weights
@@ -51,6 +52,7 @@ class Run:
         curve: (step, mean Dice) of each validation.
         best: mean Dice and averaged weights of the best validation, where the config keeps them.
         notes: what went other than planned, in words.
+        group: the processes that make each step together.
     """
 
     config: FitConfig
@@ -68,6 +70,7 @@ class Run:
     curve: list[tuple[int, float]] = field(default_factory=list)
     best: tuple[float, dict[str, Tensor]] | None = None
     notes: list[str] = field(default_factory=list)
+    group: Group = ALONE
 
     @classmethod
     def start(
@@ -78,6 +81,7 @@ class Run:
         device: torch.device,
         samples: Samples,
         weights: StateDict | None = None,
+        group: Group = ALONE,
     ) -> "Run":
         """A run at step 0, its weights those given or drawn from the config's seed."""
         half = half_type(config, device)
@@ -88,6 +92,7 @@ class Run:
         learner.to(device=device, memory_format=memory_format(5 if network.of_patches else 4))  # type: ignore[call-overload]
         scaler = torch.amp.GradScaler(device.type, enabled=half is torch.float16)
         average = deepcopy(learner).eval()
+        group.synchronise(learner)
         return cls(
             config,
             learner,
@@ -98,6 +103,7 @@ class Run:
             samples,
             RunningDice.of(len(schema)),
             config.batch_size,
+            group=group,
         )
 
     def learn(self, batch: Batch, rate: float) -> float:
@@ -111,6 +117,7 @@ class Run:
         self.network.train()
         self.optimizer.zero_grad()
         loss = self._backward(batch)
+        self.group.add_gradients(self.network)
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.config.grad_clip)
         self._require_numbers(value := loss.value.item(), norm.item(), batch)
@@ -211,11 +218,13 @@ class Run:
     def _loss(self, outputs: Sequence[Tensor], batch: Batch) -> Loss:
         weights = self._class_weights(batch.classes.device)
         covered = None if bool(batch.covered.all()) else batch.covered.to(batch.classes.device)
-        own = segmentation_loss(outputs, Target(batch.classes, covered), self.config, weights)
+        total = self.group.total
+        own = segmentation_loss(outputs, Target(batch.classes, covered), self.config, weights, total)
         if batch.mixing is None or not batch.mixing.blends:
             return own
-        theirs = Target(before(batch.classes), None if covered is None else before(covered))
-        other = segmentation_loss(outputs, theirs, self.config, weights)
+        classes, theirs = batch.others or (before(batch.classes), before(batch.covered))
+        covered = None if bool(theirs.all()) else theirs.to(batch.classes.device)
+        other = segmentation_loss(outputs, Target(classes, covered), self.config, weights, total)
         share = batch.mixing.weight
         return Loss(share * own.value + (1 - share) * other.value, own.overlap)
 

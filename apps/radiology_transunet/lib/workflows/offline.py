@@ -95,8 +95,10 @@ def divide(pairs: Sequence[Pair], share: float, patient_of: Callable[[str], str]
 
 def train_folder(
     images: Path, labels: Path, task: Task, out: Path, options: TrainOptions, report: "Callable[[FitProgress], None]"
-) -> Trained:
+) -> Trained | None:
     """Train a model of the task and write it to the folder `out`; a killed run goes on from there.
+
+    Where torchrun has started several processes, they train together; one of them writes, the others get None.
 
     Raises:
         InvalidInput: files that do not pair or cannot be read.
@@ -106,6 +108,7 @@ def train_folder(
     """
     from lib.inference.model import Manifest, save_model
     from lib.training.checkpoint import Checkpoint
+    from lib.training.distributed import joined_by_torchrun
     from lib.training.fit import fit
 
     start = None if options.start is None else _weights_of(options.start, task)
@@ -113,9 +116,11 @@ def train_folder(
     cases, held_out = (FileCases(pairs, task, options.patient_of) for pairs in (learn, measure))
     held_out.require_readable()  # before hours of training; those to learn from are read at its beginning
     config = options.applied_to(task.training)
-    fitted = fit(
-        cases, held_out, task.network, task.preprocess, config, out, options.device, report, start, task.predict
-    )
+    parts, device = (cases, held_out, task.network, task.preprocess, config, out), options.device
+    with joined_by_torchrun() as group:
+        fitted = fit(*parts, device, report, start, task.predict, group=group)
+    if not group.leads:
+        return None
     figures = {f"dice/{name}": value for name, value in fitted.dice.items() if value is not None}
     mean = common_mean_dice(task, fitted.dice)
     figures.update({} if mean is None else {"mean_dice": mean})

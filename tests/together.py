@@ -1,0 +1,119 @@
+"""What each process of a torchrun group does in the tests of groups.
+
+    python -m torch.distributed.run --nproc-per-node 2 tests/together.py FOLDER
+    python -m torch.distributed.run --nproc-per-node 2 tests/together.py FOLDER die RANK STEP
+
+The second one does the fit "slices", and its process RANK kills itself (SIGKILL) in the middle of the step after STEP.
+Every fit of `FITS` is done by the group; each process leaves its result as FOLDER/NAME.RANK.pt.
+"""
+
+import os
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lib.core.geometry import Geometry
+from lib.core.labels import Code, Label, LabelSchema
+from lib.core.values import Mask, Volume
+from lib.inference.config import PreprocessConfig
+from lib.networks.config import NetworkConfig
+from lib.training.config import AugmentConfig, FitConfig
+from lib.training.data import Batch, Case, Coverage
+from lib.training.distributed import ALONE, Group, joined_by_torchrun
+from lib.training.fit import FitResult, fit
+from lib.training.losses import Loss
+from lib.training.run import Run
+
+SCHEMA = LabelSchema(
+    (Label("bright", 5, (255, 0, 0), Code("1", "Bright")), Label("dark", 3, (0, 0, 255), Code("2", "Dark")))
+)
+SLICES = NetworkConfig(context_slices=1, dropout=0.0)
+PATCHES = NetworkConfig(kind="transunet3d", patch=(16, 32, 32), dropout=0.0, deep_supervision=True)
+SHORT = FitConfig(steps=5, batch_size=4, learning_rate=2e-3, checkpoint_every=2, ema_decay=0.9, grad_clip=0.05, seed=3)
+CHANGED = AugmentConfig(flips=("rows",), elastic=0.05, low_resolution=0.5, share=0.7)
+FITS: dict[str, tuple[NetworkConfig, FitConfig]] = {
+    "slices": (SLICES, replace(SHORT, augment=CHANGED)),
+    "adaptive": (SLICES, replace(SHORT, adaptive_weights=True, loss="tversky_ce", optimiser="sgd")),
+    "blended": (SLICES, replace(SHORT, augment=replace(CHANGED, mixup=1.0))),
+    "boxes": (SLICES, replace(SHORT, augment=replace(CHANGED, cutmix=1.0))),
+    "best": (SLICES, replace(SHORT, keep="best", validate_every=2)),
+    "accumulated": (SLICES, replace(SHORT, steps=3, batch_size=2, accumulate=4)),
+    "dropout": (replace(SLICES, dropout=0.2), replace(SHORT, batch_size=2, accumulate=2)),
+    "patches": (PATCHES, replace(SHORT, steps=3, batch_size=2)),
+}
+"""Network and training; batch_size is that of the whole step, so each of two processes has half of it."""
+
+
+def make_case(seed: int) -> Case:
+    """6 slices of 32 x 32: a bright and a dark box in noise; of odd seeds only the bright one was annotated."""
+    rng = np.random.default_rng(seed)
+    mask = np.zeros((6, 32, 32), dtype=np.uint8)
+    for label, left in ((5, 2), (3, 18)):
+        row, column = rng.integers(2, 16), left + rng.integers(0, 4)
+        mask[1:5, row : row + 10, column : column + 8] = label
+    image = 100 * (mask == 5) - 100 * (mask == 3.0) + rng.normal(0, 20, mask.shape)
+    geometry = Geometry.from_spacing(mask.shape, (3.0, 1.0, 1.0))
+    coverage = Coverage(labels=("bright",)) if seed % 2 else Coverage()
+    array = np.where(mask == 5, 5, 0).astype(np.uint8) if seed % 2 else mask
+    volume = Volume(image.astype(np.float32), geometry, "MR")
+    return Case(volume, Mask(array, geometry, SCHEMA), str(seed), f"c{seed}", coverage)
+
+
+def fitted(name: str, folder: Path, group: Group = ALONE) -> FitResult:
+    """A fit of `FITS` on three cases, measured on three others."""
+    network, config = FITS[name]
+    cases, judges = [[make_case(seed) for seed in seeds] for seeds in ((0, 1, 2), (4, 6, 8))]
+    return fit(cases, judges, network, PreprocessConfig(), config, folder / name, "cpu", group=group)
+
+
+def normed(group: Group) -> dict[str, Tensor]:
+    """Two steps of a network with batch norm on eight pictures: its weights, statistics and the result's gradient."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.ReLU(inplace=True), nn.Conv2d(3, 1, 1))
+    pictures = torch.randn(8, 2, 6, 6) * torch.arange(1, 9.0)[:, None, None, None]  # each process has other statistics
+    group.synchronise(network)
+    own = group.share(8)
+    for _ in range(2):
+        network.zero_grad()
+        outputs = network(pictures[own.start : own.stop])
+        group.total((outputs**3).sum()[None]).sum().backward()
+        group.add_gradients(network)
+    gradients = {f"{name}.grad": p.grad for name, p in network.named_parameters() if p.grad is not None}
+    return {**network.state_dict(), **gradients}
+
+
+def die(folder: Path, rank: int, step: int) -> None:
+    """A fit in which one process is killed."""
+    honest = Run._backward
+
+    def deadly(run: Run, batch: Batch) -> Loss:
+        if run.step == step and run.group.rank == rank:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return honest(run, batch)
+
+    with joined_by_torchrun() as group:
+        Run._backward = deadly  # type: ignore[method-assign]
+        fitted("slices", folder, group)
+
+
+def main(folder: Path) -> None:
+    """Do everything; each process writes what it has."""
+    with joined_by_torchrun() as group:
+        for name in FITS:
+            result = fitted(name, folder / f"rank{group.rank}", group)
+            values = {"losses": result.losses, "curve": result.curve, "dice": dict(result.dice)}
+            torch.save({**values, "state": result.state_dict}, folder / f"{name}.{group.rank}.pt")
+        torch.save(normed(group), folder / f"normed.{group.rank}.pt")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    if len(sys.argv) > 2:
+        die(Path(sys.argv[1]), *map(int, sys.argv[3:]))
+    else:
+        main(Path(sys.argv[1]))
