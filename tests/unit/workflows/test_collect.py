@@ -9,7 +9,7 @@ import pytest
 
 import lib
 from lib.ledger.rows import NewSeries
-from lib.workflows import retrain
+from lib.workflows import retrain, retrain_fit
 from lib.workflows.casecache import CaseCache
 from lib.workflows.collect import CalibrationCases, PoolCases, PromotionCases, Split, accepted_ids, collect
 from lib.workflows.plan import Plan, open_plan
@@ -69,9 +69,9 @@ def test_no_set_takes_cases_of_another_split(services: Services, label: Label, a
 
 def test_what_learns_and_what_tunes_take_no_other_type_than_theirs() -> None:
     names = {"PoolCases": PoolCases, "CalibrationCases": CalibrationCases}
-    taken = typing.get_type_hints(retrain._train, localns={"Manifest": object, "FitProgress": object} | names)
+    taken = typing.get_type_hints(retrain_fit.train_model, localns={"Manifest": object, "FitProgress": object} | names)
     assert taken["calibration"] is CalibrationCases
-    assert "PromotionCases" not in Path(retrain.__file__).read_text().split("def _train")[1].split("def ")[0]
+    assert "PromotionCases" not in Path(retrain_fit.__file__).read_text()
 
 
 def test_only_the_plan_and_the_gate_know_of_promotion_patients() -> None:
@@ -86,7 +86,7 @@ def test_only_two_places_fit_and_labels_reach_them_by_their_split() -> None:
     root = Path(lib.__file__).parent
     fitting = {path.name for path in root.rglob("*.py") for called in _calls(path) if called == "fit"}
     reading = {path.name for path in root.rglob("*.py") for called in _calls(path) if called == "accepted"}
-    assert fitting == {"retrain.py", "offline.py"}  # offline: a user's own files, no ledger
+    assert fitting == {"retrain_fit.py", "offline.py"}  # offline: a user's own files, no ledger
     assert "retrain.py" not in reading
 
 

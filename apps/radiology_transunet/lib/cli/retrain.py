@@ -120,6 +120,8 @@ def _follow(services: "Services", job_id: int) -> "JobRow":
                 waiting_since = time.monotonic()
             if row.state == "running":
                 progress.update(bar, completed=row.progress, description=f"job {job_id}: {row.message or 'starting'}")
+            elif row.error:
+                progress.update(bar, description=f"job {job_id}: waiting: {row.error}")
             if time.monotonic() - waiting_since > NOBODY_TAKES_IT_S:
                 _train_here(services, progress, bar)
                 waiting_since = time.monotonic()
@@ -180,6 +182,8 @@ def _print(row: "JobRow") -> None:
     typer.echo(
         f"  trained on {result['training']} labels, measured on {result['calibration']}, {result['seconds']:.0f} s"
     )
+    for note in result.get("notes", ()):
+        typer.echo(f"  {note}")
     for name, value in result["metrics"].items():
         typer.echo(f"  {name}: {value:.4f}")
     _print_verdict(result.get("verdict") or {})

@@ -53,6 +53,7 @@ class Night:
         learned: ids of those that it did learn from.
         calibration: cases that no training learns from.
         folder: of the job, where `keep_curves` wrote.
+        notes: what went other than planned.
     """
 
     task: Task
@@ -63,6 +64,7 @@ class Night:
     learned: tuple[int, ...]
     calibration: LazyCases
     folder: Path
+    notes: tuple[str, ...] = ()
 
 
 def keep_curves(folder: Path, fitted: "FitResult") -> None:
@@ -127,6 +129,7 @@ def describe(services: Services, night: Night, tell: Tell) -> MorningReport:
         failures=failures(services, night.task, sorted(set(night.planned) - set(night.learned))),
         in_the_field=field_report(services, night.task).short,
         costs=_costs(services, night, kept.get("seconds")),
+        notes=night.notes,
     )
 
 

@@ -15,5 +15,5 @@ def draft_pause(failures: int) -> timedelta:
 
 
 def archive_pause_s(asked_at: datetime, now: datetime) -> float:
-    """Seconds that a job rests for want of the archive: as long as it has waited by now, in [5, 600]."""
+    """Seconds that a job rests for want of archive or disk: as long as it has waited by now, in [5, 600]."""
     return min(LONGEST_WAIT_S, max(SHORTEST_WAIT_S, (now - asked_at).total_seconds()))

@@ -4,6 +4,7 @@ A run that goes on after a crash trains on the same annotations with the same se
 """
 
 import json
+import logging
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -17,8 +18,11 @@ from lib.ledger.rows import JobRow
 from lib.taskfile import Task
 from lib.training.config import FitConfig
 from lib.workflows.collect import CalibrationCases, PoolCases, PromotionCases, Split, accepted_ids
-from lib.workflows.recipe import new_labels, start_of
+from lib.workflows.recipe import new_labels, start_of, why_not_from
+from lib.workflows.retrain_notes import take_note
 from lib.workflows.services import Services
+
+logger = logging.getLogger(__name__)
 
 PLAN = "plan.json"
 POOL = Split.POOL.value
@@ -97,9 +101,20 @@ def open_plan(services: Services, task: Task, job: JobRow) -> Plan:
         plan = _make(services, task, job, key)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        with replacing(folder / PLAN) as unnamed:
-            unnamed.write_text(json.dumps(asdict(plan)), encoding="utf-8")
+        _write(folder / PLAN, plan)
     return plan
+
+
+def with_sound_start(services: Services, job: JobRow, plan: Plan) -> Plan:
+    """The plan; from fresh weights, which is noted, where those that it was to start from cannot be used any more."""
+    task = services.task(job.task)
+    why = None if plan.start is None else why_not_from(services, task, plan.start)
+    if why is None:
+        return plan
+    take_note(services, job.id, f"version {plan.start} cannot be started from, fresh weights instead: {why}")
+    fresh = replace(plan, start=None, new=new_labels(services, task, None, plan.training))
+    _write(job_folder(services, job.id) / PLAN, fresh)
+    return fresh
 
 
 def require_enough(services: Services, task: Task, usable: int, unusable: int = 0) -> None:
@@ -132,7 +147,15 @@ def _make(services: Services, task: Task, job: JobRow, key: str) -> Plan:
 def _read(path: Path) -> Plan | None:
     try:
         values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+        return Plan(**(values | lists))
     except FileNotFoundError:
         return None
-    lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
-    return Plan(**(values | lists))
+    except (ValueError, AttributeError, TypeError) as error:
+        logger.warning("%s cannot be read, the training is planned anew: %s", path, error)
+        return None
+
+
+def _write(path: Path, plan: Plan) -> None:
+    with replacing(path) as unnamed:
+        unnamed.write_text(json.dumps(asdict(plan)), encoding="utf-8")

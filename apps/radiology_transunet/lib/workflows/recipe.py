@@ -45,6 +45,19 @@ def start_of(services: Services, task: Task) -> int | None:
     return None
 
 
+def why_not_from(services: Services, task: Task, version: int) -> str | None:
+    """Why a training cannot start from the weights of a version: they are gone, damaged, or of another network."""
+    from lib.inference.model import read_manifest, read_state
+
+    try:
+        folder = services.registry.path(task.name, version)
+        read_manifest(folder).require_fits(task)
+        read_state(folder)
+    except (NotFound, ManifestMismatch) as error:
+        return str(error)
+    return None
+
+
 def new_labels(services: Services, task: Task, start: int | None, training: Sequence[int]) -> tuple[int, ...]:
     """Which of the annotations the version has not learned from; all of them for fresh weights."""
     from lib.inference.model import read_manifest

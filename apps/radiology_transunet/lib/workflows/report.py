@@ -95,6 +95,7 @@ class MorningReport:
         failures: data that was not learned from.
         in_the_field: how drafts do, in one line.
         costs: by name, in words: time, memory, device.
+        notes: what went other than planned, in words.
     """
 
     run: str
@@ -121,6 +122,7 @@ class MorningReport:
     failures: tuple[Failure, ...] = ()
     in_the_field: str = ""
     costs: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, without the pictures."""

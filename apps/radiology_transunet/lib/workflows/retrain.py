@@ -2,7 +2,8 @@
 
 A run can be killed at any line and goes on in its folder, var/jobs/<job id>: the plan (which annotations, which seed)
 is written first, then the network's checkpoint, then the finished model with its manifest; the version is registered
-under the plan's key, and a verdict that was given is not given again. The folder goes when the job is done.
+under the plan's key, and a verdict that was given is not given again. The folder goes once the ledger says that the job
+is done, never before: what is retaken after a kill must find it.
 
 A run starts from the champion, shrunk towards fresh weights, when it fits the task (labels, preprocessing and network
 as they are now) and the request does not ask for `scratch`; otherwise, and each so many-th time, from fresh weights.
@@ -11,7 +12,7 @@ as they are now) and the request does not ask for `scratch`; otherwise, and each
 import logging
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
@@ -21,32 +22,23 @@ from lib.core.errors import NotFound
 from lib.ledger.rows import JobRow
 from lib.taskfile import Task
 from lib.workflows.casecache import CaseCache, prune_cache
-from lib.workflows.casefigures import common_mean_dice
-from lib.workflows.collect import CalibrationCases, PoolCases, PromotionCases, collect
+from lib.workflows.collect import CalibrationCases, PromotionCases, collect
 from lib.workflows.heartbeat import Stopped
 from lib.workflows.jobs import RETRAIN, retrain_key
 from lib.workflows.judging import Exam, decide
 from lib.workflows.morning import Night, morning_report
-from lib.workflows.plan import Plan, fit_config, job_folder, open_plan, require_enough, require_params
+from lib.workflows.plan import Plan, job_folder, open_plan, require_params, with_sound_start
 from lib.workflows.presegment import deliver_outbox, enqueue_drafts
 from lib.workflows.promotion import reconcile_promotions
-from lib.workflows.recipe import FRESH, START, adapted, first_weights, hold_line
-from lib.workflows.retrain_log import log_retraining
+from lib.workflows.recipe import FRESH, START, hold_line
+from lib.workflows.retrain_fit import FETCHED, MEAN, MEASURED, Report, finished_model, part, train_model
+from lib.workflows.retrain_notes import note_tags, notes_of
 from lib.workflows.services import Services
 
 if TYPE_CHECKING:
     from lib.inference.model import Manifest
-    from lib.training.fit import FitProgress
 
 logger = logging.getLogger(__name__)
-
-MEAN = "mean_dice"
-DICE = "dice/"
-MODEL = "model"
-FETCHED, PREPARED, TRAINED, MEASURED = 0.10, 0.15, 0.85, 0.90
-"""Shares of the whole run at the end of each stage; comparing with the champion is the rest."""
-
-Report = Callable[[float, str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +55,7 @@ class Outcome:
         start: version whose weights it started from; None = fresh ones.
         seconds: of this attempt.
         verdict: all figures of the gate, as `Verdict.to_dict` gives them.
+        notes: what went other than planned, in words.
     """
 
     version: int
@@ -74,11 +67,12 @@ class Outcome:
     start: int | None
     seconds: float
     verdict: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for the job's row."""
         values = {name: getattr(self, name) for name in self.__slots__}
-        return {**values, "metrics": dict(self.metrics), "verdict": dict(self.verdict)}
+        return {**values, "metrics": dict(self.metrics), "verdict": dict(self.verdict), "notes": list(self.notes)}
 
 
 def request_retrain(
@@ -119,26 +113,28 @@ def run_retrain(services: Services, job: JobRow, report: Report, stop: Event) ->
         TrainingFailed: too few usable labels, or a loss that is not a number.
         Stopped: because of `stop`.
         ArchiveUnavailable: the archive is away; another attempt goes on from here.
+        DiskFull: no room; another attempt goes on from here.
     """
     started = time.monotonic()
     task = services.task(job.task)
     tell = _stoppable(report, stop)
     _tidy(services, task, tell)
     plan = open_plan(services, task, job)
+    if (model := finished_model(services, job)) is None:
+        plan = with_sound_start(services, job, plan)
     cache = CaseCache(services, task)
-    calibration = collect(services, cache, CalibrationCases, plan.calibration, _part(tell, 0.0, FETCHED / 2))
-    promotion = collect(services, cache, PromotionCases, plan.promotion, _part(tell, FETCHED / 2, FETCHED / 2))
-    model = _train(services, task, job, plan, cache, calibration, tell)
+    calibration = collect(services, cache, CalibrationCases, plan.calibration, part(tell, 0.0, FETCHED / 2))
+    promotion = collect(services, cache, PromotionCases, plan.promotion, part(tell, FETCHED / 2, FETCHED / 2))
+    model = model or train_model(services, task, job, plan, cache, calibration, tell)
     manifest = _load_manifest(model, task)
     version = _register(services, task, job, plan, model, calibration, tell)
     exam = Exam(version, manifest.metrics, manifest.metrics.get(MEAN), calibration, promotion)
-    verdict = decide(services, task, exam, _part(tell, MEASURED, 1.0))
+    verdict = decide(services, task, exam, part(tell, MEASURED, 1.0))
     if verdict.promote and services.settings.presegment.automatic and services.settings.presegment.redraft:
         enqueue_drafts(services, task)
-    folder = job_folder(services, job.id)
-    night = Night(task, job, version, verdict, plan.training, manifest.annotations, calibration, folder)
-    morning_report(services, night, _part(tell, 1.0, 1.0))
-    shutil.rmtree(folder)
+    folder, notes = job_folder(services, job.id), notes_of(services, job.id)
+    night = Night(task, job, version, verdict, plan.training, manifest.annotations, calibration, folder, notes)
+    morning_report(services, night, part(tell, 1.0, 1.0))
     return Outcome(
         version=version,
         promoted=verdict.promote,
@@ -149,6 +145,7 @@ def run_retrain(services: Services, job: JobRow, report: Report, stop: Event) ->
         start=plan.start,
         seconds=time.monotonic() - started,
         verdict=verdict.to_dict(),
+        notes=notes,
     )
 
 
@@ -166,10 +163,11 @@ def _register(
 ) -> int:
     """The version of a finished model; one from fresh weights is a reference for those from the champion."""
     tags = {"job": str(job.id), START: FRESH if plan.start is None else f"version {plan.start}"}
+    tags |= note_tags(services, job.id)
     version = services.registry.register(task.name, model, _load_manifest(model, task).metrics, tags, plan.key)
     if plan.start is None:
         reference = services.registry.get(task.name, version)
-        hold_line(services, task, reference, calibration, _part(tell, MEASURED, MEASURED))
+        hold_line(services, task, reference, calibration, part(tell, MEASURED, MEASURED))
     return version
 
 
@@ -195,53 +193,6 @@ def _sweep(services: Services) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _part(tell: Report, first: float, last: float) -> Report:
-    """A report of a stage, for what tells its own share in [0, 1]."""
-    return lambda share, message: tell(first + (last - first) * share, message)
-
-
-def _train(
-    services: Services,
-    task: Task,
-    job: JobRow,
-    plan: Plan,
-    cache: CaseCache,
-    calibration: CalibrationCases,
-    tell: Report,
-) -> Path:
-    """The folder of the finished model; an earlier attempt may have finished it."""
-    from lib.inference.model import MANIFEST, Manifest, save_model
-    from lib.training.fit import fit
-    from lib.training.warmstart import half_new
-
-    folder = job_folder(services, job.id)
-    if (folder / MODEL / MANIFEST).exists():
-        return folder / MODEL
-    ids = plan.training
-    cases = collect(services, cache, PoolCases, ids, _part(tell, FETCHED / 2, FETCHED))
-    require_enough(services, task, len(cases), unusable=len(ids) - len(cases))
-    params, recipe = job.payload.get("params", {}), services.settings.recipe
-    config = fit_config(task, params, plan.seed)
-    config = adapted(config, recipe, plan.start is not None, len(calibration) > 0, params)
-    fitted = fit(
-        cases,
-        calibration,
-        task.network,
-        task.preprocess,
-        config,
-        folder,
-        services.settings.inference.device,
-        lambda progress: tell(*_in_words(progress)),
-        start=first_weights(services, task, plan.start, plan.seed),
-        predict=task.predict,
-        weights=half_new([number in plan.new for number in cases.ids], recipe.new),
-    )
-    metrics = _figures(task, fitted.dice)
-    save_model(folder / MODEL, Manifest.describe(task, plan.seed, metrics, cases.ids), fitted.state_dict)
-    log_retraining(services, job, config, fitted, (cases, calibration), folder / MODEL, tell, MEASURED)
-    return folder / MODEL
-
-
 def _load_manifest(model: Path, task: Task) -> "Manifest":
     """The manifest of a finished model that fits the task; the task may have changed since an earlier attempt."""
     from lib.inference.model import read_manifest
@@ -249,23 +200,3 @@ def _load_manifest(model: Path, task: Task) -> "Manifest":
     manifest = read_manifest(model)
     manifest.require_fits(task)
     return manifest
-
-
-def _figures(task: Task, dice: Mapping[str, float | None]) -> dict[str, float]:
-    """Dice by label as figures of a model: the mean over the common labels, and each label that has a value."""
-    figures = {f"{DICE}{name}": value for name, value in dice.items() if value is not None}
-    mean = common_mean_dice(task, dice)
-    return figures if mean is None else {MEAN: mean, **figures}
-
-
-def _in_words(progress: "FitProgress") -> tuple[float, str]:
-    """Share of the whole run, and what is going on."""
-    if progress.stage == "prepare":
-        return FETCHED + (PREPARED - FETCHED) * progress.share, "preparing cases"
-    if progress.stage == "validate":
-        return TRAINED + (MEASURED - TRAINED) * progress.share, "measuring the challenger"
-    parts = [f"training: step {progress.step} of {progress.steps}"]
-    parts += [f"loss {progress.loss:.3f}"] if progress.loss is not None else []
-    parts += [f"Dice {progress.dice:.3f}"] if progress.dice is not None else []
-    parts += [f"{progress.left_s:.0f} s left"] if progress.left_s is not None else []
-    return PREPARED + (TRAINED - PREPARED) * progress.share, ", ".join(parts)

@@ -4,12 +4,15 @@ import logging
 import shutil
 from collections.abc import Callable
 
+from lib.core.atomic import is_full
 from lib.core.errors import ArchiveUnavailable, LabelError, LedgerUnavailable, RegistryUnavailable
+from lib.ledger.jobs import Jobs
 from lib.ledger.rows import JobRow
 from lib.workflows.heartbeat import Heartbeat, Stopped
 from lib.workflows.pauses import archive_pause_s
 from lib.workflows.plan import job_folder
-from lib.workflows.retrain import Report, run_retrain
+from lib.workflows.retrain import run_retrain
+from lib.workflows.retrain_fit import Report
 from lib.workflows.services import Services
 
 logger = logging.getLogger(__name__)
@@ -52,18 +55,31 @@ def work_on(
             on_start(heartbeat)
             outcome = run_retrain(services, job, report, heartbeat.stop)
         jobs.finish(job, outcome.to_dict())
-    except (ArchiveUnavailable, Stopped) as error:
-        reason = f"{heartbeat.reason}; {error}" if heartbeat.reason else str(error)
-        logger.warning("job %d (%s) goes on later: %s", job.id, job.key, reason)
-        is_stopped = isinstance(error, Stopped)
-        jobs.give_back(job, reason, 0.0 if is_stopped else archive_pause_s(job.created_at, jobs.clock()))
-    except LabelError as error:
-        logger.warning("job %d (%s) did not end: %s", job.id, job.key, error)
-        jobs.fail(job, str(error), retry=isinstance(error, PASSING))
     except Exception as error:
-        logger.exception("job %d (%s) failed unexpectedly", job.id, job.key)
-        jobs.fail(job, f"{type(error).__name__}: {error}", retry=True)
+        _write_end(jobs, job, error, heartbeat.reason)
     row = jobs.get(job.id)
-    if row.state == "cancelled":
+    if row.state in ("done", "cancelled"):
         shutil.rmtree(job_folder(services, job.id), ignore_errors=True)
     return row
+
+
+def _write_end(jobs: Jobs, job: JobRow, error: Exception, told: str) -> None:
+    """Write down how a job ended that is not done.
+
+    Args:
+        jobs: of the ledger.
+        job: as taken.
+        error: what ended it.
+        told: why it was told to stop; "" = it was not.
+    """
+    is_stopped = isinstance(error, Stopped)
+    if is_stopped or isinstance(error, ArchiveUnavailable) or is_full(error):
+        reason = f"{told}; {error}" if told else str(error)
+        logger.warning("job %d (%s) goes on later: %s", job.id, job.key, reason)
+        jobs.give_back(job, reason, 0.0 if is_stopped else archive_pause_s(job.created_at, jobs.clock()))
+    elif isinstance(error, LabelError):
+        logger.warning("job %d (%s) did not end: %s", job.id, job.key, error)
+        jobs.fail(job, str(error), retry=isinstance(error, PASSING))
+    else:
+        logger.error("job %d (%s) failed unexpectedly", job.id, job.key, exc_info=error)
+        jobs.fail(job, f"{type(error).__name__}: {error}", retry=True)

@@ -9,6 +9,7 @@ from lib.registry.tracking import RUNS_NAME, RunLog
 from lib.training.config import FitConfig
 from lib.workflows.casecache import LazyCases
 from lib.workflows.morning import keep_curves
+from lib.workflows.retrain_notes import note_tags
 from lib.workflows.runrecord import Training, log_training
 from lib.workflows.services import Services
 
@@ -45,6 +46,6 @@ def log_retraining(
     settings = services.settings
     log = RunLog(settings.registry.located(settings.var), settings.var / RUNS_NAME)
     device = settings.inference.device
-    name, tags = f"retraining, job {job.id}", {"job": str(job.id)}
+    name, tags = f"retraining, job {job.id}", {"job": str(job.id), **note_tags(services, job.id)}
     training = Training(name, services.task(job.task), config, fitted, *cases, device, tags)
     log_training(log, training, model, lambda: tell(share, "writing the run down"))

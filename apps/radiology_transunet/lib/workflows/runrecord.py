@@ -108,7 +108,7 @@ def describe(training: Training, predictor: "Predictor", check: Check = lambda: 
         environment=environment(training.device),
         cases=cases,
         pictures=dict(picture(case, predictor, number) for number, case in chosen),
-        tags=training.tags,
+        tags={**({"notes": "; ".join(training.fitted.notes)} if training.fitted.notes else {}), **training.tags},
     )
 
 
