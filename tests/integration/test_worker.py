@@ -15,7 +15,7 @@ import pytest
 from lib.cli.orthanc_process import OrthancProcess, free_port, start_orthanc
 from lib.ledger.pseudonym import pseudonym
 from lib.settings import environment_of
-from lib.workflows.executor import Worker
+from lib.workflows.worker import Worker
 from lib.workflows.jobs import CHECK, DRAFT, RETRAIN
 from lib.workflows.presegment import enqueue_drafts
 from lib.workflows.retrain import request_retrain

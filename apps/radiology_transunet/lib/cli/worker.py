@@ -15,7 +15,7 @@ def worker() -> None:
     """
     from lib.cli.context import current_services
     from lib.inference.devices import set_threads
-    from lib.workflows.executor import Worker
+    from lib.workflows.worker import Worker
 
     services = current_services()
     set_threads(services.settings.inference.threads)

@@ -28,7 +28,7 @@ from lib.server.images import UID
 from lib.server.tasks import DraftAll, NextCase, RankQueue, Retraining, Segmentation
 from lib.settings import Settings
 from lib.taskfile import load_task
-from lib.workflows.executor import Worker
+from lib.workflows.worker import Worker
 from lib.workflows.models import ChampionCache
 from lib.workflows.query import STRATEGIES
 from lib.workflows.services import Services, open_services
