@@ -466,14 +466,29 @@ def test_an_uploaded_label_on_another_grid_is_refused_with_both_shapes(services,
         submit_mask(services, task, source, Mask(np.zeros(other.shape, np.uint8), other, task.schema), "anna")
 
 
-def test_an_empty_label_says_nothing_found_and_stores_no_seg(services, task):
+def test_an_empty_label_says_nothing_found_stores_no_seg_and_counts_once_a_reviewer_agrees(services, task):
     source = upload(services, body(), "P1")
     settle(services)
     label = submit_mask(services, task, source, Mask(np.zeros(GRID.shape, np.uint8), source.geometry, task.schema))
     row = services.ledger.annotations.get(label)
-    assert (row.nothing_found, row.sop_instance_uid) == (True, None)
+    assert (row.nothing_found, row.sop_instance_uid, row.is_held) == (True, None, True)  # six organs are expected
     assert deliver_outbox(services) == 0
     assert annotation_mask(services, label).is_empty
+    accept(services, label, "chief")
+    assert [row.id for row in services.ledger.annotations.accepted(task.name)] == [label]
+
+
+def test_a_seg_of_the_viewer_in_the_air_is_held_back_and_the_next_save_mends_it(services, task):
+    source = upload(services, body(), "P1")
+    settle(services)
+    beside = np.zeros(GRID.shape, np.uint8)
+    beside[2, 0:3, 0:4] = task.schema.find("liver").id
+    for drawn in (Mask(beside, source.geometry, task.schema), liver_of(task, source.geometry)):
+        services.archive.store([ohif_export(drawn, source)])
+        settle(services)
+    mended, slip = annotations(services)
+    assert (mended.status, slip.status) == ("accepted", "superseded")
+    assert "liver (0% of its voxels)" in slip.held_reason
 
 
 def test_a_foreign_models_seg_is_a_draft_and_never_a_label(services, task):

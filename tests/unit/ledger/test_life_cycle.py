@@ -25,6 +25,8 @@ class Entry:
     case: int
     origin: str
     status: str
+    held: bool = False
+    made_s: float = 0.0
 
 
 @dataclass
@@ -35,9 +37,14 @@ class Model:
     holders: dict[int, tuple[str, float]] = field(default_factory=dict)
     now_s: float = 0.0
 
-    def supersede(self, case: int, *statuses: str, origin: str = "") -> None:
+    def supersede(
+        self, case: int, *statuses: str, origin: str = "", held: bool | None = None, until_s: float | None = None
+    ) -> None:
+        """What was held back after `until_s` stays."""
         for entry in self.entries.values():
-            if entry.case == case and entry.status in statuses and origin in ("", entry.origin):
+            matches = origin in ("", entry.origin) and held in (None, entry.held)
+            waits = entry.held and entry.status == "submitted" and until_s is not None and entry.made_s > until_s
+            if entry.case == case and entry.status in statuses and matches and not waits:
                 entry.status = "superseded"
 
     def is_labelled(self, case: int) -> bool:
@@ -93,17 +100,26 @@ class LifeCycle(RuleBasedStateMachine):
         new = self.of_this_run(human(self.uids[case], who, f"{self.task}-h{next(self.sops)}"))
         made = self.ledger.annotations.add_human(new, accept=accept)
         self.model.supersede(case, "submitted", *(("draft", "accepted") if accept else ()))
-        self.model.entries[made] = Entry(case, "human", "accepted" if accept else "submitted")
+        self.model.entries[made] = Entry(case, "human", "accepted" if accept else "submitted", made_s=self.model.now_s)
         self.model.holders.pop(case, None)
         assert self.ledger.annotations.add_human(new, accept=accept) == made
+
+    @rule(case=cases, who=PEOPLE, accept=st.booleans())
+    def person_saves_what_is_held_back(self, case: int, who: str, accept: bool) -> None:
+        new = self.of_this_run(human(self.uids[case], who, f"{self.task}-h{next(self.sops)}", held_reason="empty"))
+        made = self.ledger.annotations.add_human(new, accept=accept)
+        self.model.supersede(case, "submitted", held=True)
+        self.model.entries[made] = Entry(case, "human", "submitted", True, self.model.now_s)
+        self.model.holders.pop(case, None)
 
     @rule(number=st.integers(0, 99))
     def reviewer_accepts(self, number: int) -> None:
         chosen = self.model.pick("submitted", number)
         if chosen is not None:
             self.ledger.annotations.accept(chosen, "chief")
-            self.model.supersede(self.model.entries[chosen].case, "draft", "submitted", "accepted")
-            self.model.entries[chosen].status = "accepted"
+            entry = self.model.entries[chosen]
+            self.model.supersede(entry.case, "draft", "submitted", "accepted", until_s=entry.made_s)
+            entry.status = "accepted"
 
     @rule(status=st.sampled_from(("submitted", "accepted")), number=st.integers(0, 99))
     def reviewer_rejects(self, status: str, number: int) -> None:
@@ -164,14 +180,21 @@ class LifeCycle(RuleBasedStateMachine):
     @invariant()
     def every_annotation_is_what_the_model_says(self) -> None:
         rows = self.ledger.annotations.list(task=self.task, limit=None)
-        found = {row.id: Entry(self.uids.index(row.series_uid), row.origin, row.status) for row in rows}
-        assert found == self.model.entries
+        found = {
+            row.id: (self.uids.index(row.series_uid), row.origin, row.status, bool(row.held_reason)) for row in rows
+        }
+        assert found == {k: (e.case, e.origin, e.status, e.held) for k, e in self.model.entries.items()}
 
     @invariant()
     def labels_are_the_accepted_ones_of_people(self) -> None:
         labels = {row.id for row in self.ledger.annotations.accepted(self.task)}
         expected = {k for k, e in self.model.entries.items() if e.status == "accepted" and e.origin == "human"}
         assert labels == expected
+
+    @invariant()
+    def what_is_held_back_waits_for_a_reviewer(self) -> None:
+        held = {row.id for row in self.ledger.annotations.held(self.task)}
+        assert held == {k for k, e in self.model.entries.items() if e.held and e.status == "submitted"}
 
     @invariant()
     def holders_are_known(self) -> None:

@@ -10,7 +10,7 @@ from lib.core.errors import Conflict, InvalidInput, NotFound
 from lib.ledger import queue
 from lib.ledger.database import Database
 from lib.ledger.ledger import Ledger
-from lib.ledger.rows import Candidate, QueueEntry
+from lib.ledger.queuerows import Candidate, QueueEntry
 
 UIDS = ("1.1", "1.2", "1.3")
 
@@ -150,9 +150,9 @@ def test_a_rebuild_replaces_the_order_and_knows_who_holds_what(ledger: Ledger, c
     clock.turn(1)
     assert ledger.queue.rebuild(TASK, "random", [("1.3", 3.0, "c"), ("1.2", 2.0, "b"), ("1.1", 1.0, "a")])
     assert ledger.queue.head(TASK, "random") == [
-        QueueEntry(0, "1.3", 3.0, "c", True),
-        QueueEntry(1, "1.2", 2.0, "b", False),
-        QueueEntry(2, "1.1", 1.0, "a", False),
+        QueueEntry(0, "1.3", 3.0, "c", True, "random"),
+        QueueEntry(1, "1.2", 2.0, "b", False, "random"),
+        QueueEntry(2, "1.1", 1.0, "a", False, "random"),
     ]
     assert ledger.queue.built_at(TASK, "random") == clock.now
     assert ledger.queue.built_at(TASK, "unknown") is None
@@ -204,7 +204,7 @@ def test_a_slow_rebuild_does_not_replace_a_newer_one(ledger: Ledger, monkeypatch
             )
         assert ledger.queue.rebuild(TASK, "random", [("1.3", 1.0, "newer")])
         with ledger._database.write() as connection:
-            assert not queue._fill(connection, older, TASK, 0, order)
+            assert not queue._fill(connection, older, TASK, 0, [(*place, "random") for place in order])
             assert not queue._switch(connection, older, TASK, "random")
     else:
         monkeypatch.setattr(queue, "_fill", overtaken)

@@ -22,7 +22,7 @@ class Standing:
         ready: series that passed the check.
         refused: by title of the case, why its series cannot be used.
         labelled: cases whose human label is accepted.
-        rejected: by title, why its label cannot be used.
+        rejected: by title, why its label cannot be used, or is held back for a reviewer.
         drafted: cases to draft that have a draft of ours, delivered to the archive.
         waiting: cases to draft that neither have a draft or a human label nor failed.
         failed: by title, why its draft failed.
@@ -67,6 +67,7 @@ def judge(
     accepted = {row.series_uid for row in found if row.origin == "human" and row.status == "accepted"}
     drafted = {row.series_uid for row in found if row.origin == "model" and _is_delivered(row)}
     rejected = {row.seg_series_uid: row.reason for row in found if row.status == "rejected"}
+    rejected |= {row.seg_series_uid: f"held back: {row.held_reason}" for row in found if row.is_held}
     failed = {str(job.payload.get("series_uid")): job.error for job in failures}
     refused = {case.title: rows[case.series_uid].reason for case in cohort if _is_refused(rows, case)}
     to_draft = [case for case in cohort if not case.labelled and case.title not in refused]

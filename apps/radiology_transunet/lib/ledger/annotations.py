@@ -8,28 +8,30 @@ A draft never counts as a label; the schema forbids it. What a person did last c
 annotation supersedes everything older of its series and task, a submitted one only older submitted
 ones, a rejected one nothing. Older is what was made earlier: what comes from the archive late, because
 its reading had to be repeated, is superseded when it arrives.
+
+A submitted one with a `held_reason` is held back: it looks like a mistake. It is never accepted without a
+reviewer and supersedes only what was held back before it, so that a mistake replaces no good label.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from datetime import datetime
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import sqlalchemy as sa
 
-from lib.core.errors import Conflict, InvalidInput
+from lib.core.errors import Conflict
 from lib.ledger import corrections, leasing, masks, tables
 from lib.ledger.book import NOTHING, insert_id, insert_new, require_series
 from lib.ledger.database import lock_series
-from lib.ledger.losses import AnnotationLosses
 from lib.ledger.masks import A
+from lib.ledger.reviews import AnnotationReviews
 from lib.ledger.rows import AnnotationRow, AnnotationStatus, Companion, JobRow, NewDraft, NewHuman, Origin
 
-BEFORE_ACCEPTED = ("draft", "submitted", "accepted")
 
-
-class Annotations(AnnotationLosses):
+class Annotations(AnnotationReviews):
     """`ledger.annotations`."""
 
     __slots__ = ()
@@ -101,7 +103,7 @@ class Annotations(AnnotationLosses):
 
         Args:
             human: the annotation.
-            accept: True makes it a label at once (review `auto`), False leaves it to a reviewer.
+            accept: True makes it a label at once (review `auto`) unless it is held back, False leaves it to a reviewer.
             outbox: its SEG as a DICOM file, to be stored in the archive; None when it came from there.
             agreement: Dice with the draft by label name, in [0, 1].
 
@@ -122,47 +124,17 @@ class Annotations(AnnotationLosses):
             late = self._insert_late(connection, human, ("submitted", "accepted"), "human", outbox)
             if late is not None:
                 return late
-            status: AnnotationStatus = "accepted" if accept else "submitted"
-            over = BEFORE_ACCEPTED if accept else ("submitted",)
-            older = masks.supersede(connection, human.series_uid, human.task, over)
+            status: AnnotationStatus = "accepted" if accept and not human.held_reason else "submitted"
+            older = _supersede_older(connection, human, status, masks.made_at(human, self.clock()))
             annotation_id = self._insert(connection, human, status, "human", outbox)
             corrections.keep(connection, annotation_id, human, agreement)
             leasing.end(connection, self.clock(), "labelled", human.series_uid, human.task)
             leasing.refresh(connection, human.series_uid, human.task)
             details = {"series": human.series_uid, "task": human.task, "parent": human.parent_id}
-            self._note_new(connection, annotation_id, f"annotation.{status}", details, older, human.author)
+            held = {"held": human.held_reason} if human.held_reason else {}
+            action = "annotation.held" if held else f"annotation.{status}"
+            self._note_new(connection, annotation_id, action, {**details, **held}, older, human.author)
             return annotation_id
-
-    def accept(self, annotation_id: int, reviewer: str) -> None:
-        """Make a submitted annotation a label.
-
-        Raises:
-            NotFound: no such annotation.
-            Conflict: it is not submitted.
-        """
-        with self._write() as connection:
-            found = _locked(connection, annotation_id, ("submitted",), "accepted")
-            older = masks.supersede(connection, found.series_uid, found.task, BEFORE_ACCEPTED)
-            self._review(connection, found, "accepted", reviewer, found.reason)
-            details = {"superseded": [old.id for old in older if old.id != found.id]}
-            self._note(connection, "annotation.accepted", f"annotation {found.id}", details, reviewer)
-
-    def reject(self, annotation_id: int, reviewer: str, reason: str) -> None:
-        """Refuse a submitted annotation, or take back a label; the case returns to the queues.
-
-        Raises:
-            NotFound: no such annotation.
-            Conflict: it is neither submitted nor accepted.
-            InvalidInput: no reason.
-        """
-        if not reason:
-            raise InvalidInput(f"a rejection needs a reason, got none for annotation {annotation_id}")
-        with self._write() as connection:
-            found = _locked(connection, annotation_id, ("submitted", "accepted"), "rejected")
-            self._review(connection, found, "rejected", reviewer, reason)
-            leasing.refresh(connection, found.series_uid, found.task)
-            details = {"reason": reason, "was": found.status}
-            self._note(connection, "annotation.rejected", f"annotation {found.id}", details, reviewer)
 
     def reject_seg(
         self,
@@ -254,12 +226,6 @@ class Annotations(AnnotationLosses):
             masks.send(connection, now, annotation_id, new, file)
         return annotation_id
 
-    def _review(
-        self, connection: sa.Connection, found: AnnotationRow, status: AnnotationStatus, reviewer: str, reason: str
-    ) -> None:
-        values = {"status": status, "reviewer": reviewer, "reviewed_at": self.clock(), "reason": reason}
-        connection.execute(sa.update(A).where(A.c.id == found.id).values(values))
-
     def _note_new(
         self,
         connection: sa.Connection,
@@ -273,23 +239,12 @@ class Annotations(AnnotationLosses):
         self._note(connection, action, f"annotation {annotation_id}", {**details, **superseded}, author)
 
 
-def _locked(
-    connection: sa.Connection, annotation_id: int, allowed: Sequence[AnnotationStatus], wanted: AnnotationStatus
-) -> AnnotationRow:
-    """The annotation, its series locked.
-
-    Raises:
-        NotFound: no such annotation.
-        Conflict: it has none of the allowed statuses, or is no person's annotation of a series.
-    """
-    before = masks.row(connection, annotation_id)
-    lock_series(connection, tables.series, before.series_uid)
-    found = masks.row(connection, annotation_id)
-    if found.status not in allowed:
-        raise Conflict(
-            f"annotation {annotation_id} must be {' or '.join(allowed)} to become {wanted}, got {found.status}"
-        )
-    return found
+def _supersede_older(
+    connection: sa.Connection, human: NewHuman, status: AnnotationStatus, made_at: datetime
+) -> list[AnnotationRow]:
+    if human.held_reason:
+        return masks.supersede(connection, human.series_uid, human.task, ("submitted",), where=masks.HELD)
+    return masks.supersede_by_label(connection, human.series_uid, human.task, made_at, status == "accepted")
 
 
 def _is_labelled(connection: sa.Connection, series_uid: str, task: str) -> bool:

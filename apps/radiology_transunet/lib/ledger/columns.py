@@ -70,6 +70,11 @@ def text(name: str) -> sa.Column[str]:
     return sa.Column(name, sa.Text, nullable=False)
 
 
+def late_text(name: str) -> sa.Column[str]:
+    """A text that rows from before it came have as an empty one."""
+    return sa.Column(name, sa.Text, nullable=False, server_default="")
+
+
 def texts(*names: str) -> list[sa.Column[str]]:
     """Several of them."""
     return [text(name) for name in names]

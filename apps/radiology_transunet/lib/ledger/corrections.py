@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from lib.ledger import tables
 from lib.ledger.book import Book
+from lib.ledger.masks import HELD
 from lib.ledger.rows import NewHuman
 
 A = tables.annotations
@@ -26,7 +27,7 @@ class CorrectionRow:
         annotation_id: of the person's annotation.
         label: name.
         dice: between draft and annotation, in [0, 1].
-        lane: strategy that handed the case out; "" when it was opened by hand.
+        lane: how the case was chosen when it was handed out; "" when it was opened by hand.
         author: who corrected.
         site: institution of the series, "" when unknown.
         model_version: of the draft; None for a foreign model's.
@@ -49,14 +50,17 @@ class Corrections(Book):
     __slots__ = ()
 
     def list(self, task: str) -> builtins.list[CorrectionRow]:
-        """Those whose annotation is in force, the oldest first: what was corrected again counts once."""
+        """Those whose annotation is in force, the oldest first: what was corrected again counts once.
+
+        What is held back counts from the day that a reviewer accepts it.
+        """
         draft = A.alias("draft")
         query = (
             sa.select(C, A.c.author, S.c.institution.label("site"), draft.c.model_version, A.c.made_at.label("at"))
             .join_from(C, A, A.c.id == C.c.annotation_id)
             .join(draft, draft.c.id == A.c.parent_id)
             .join(S, S.c.series_uid == A.c.series_uid)
-            .where(A.c.task == task, A.c.status.in_(LABELS))
+            .where(A.c.task == task, A.c.status.in_(LABELS), sa.not_(HELD))
             .order_by(A.c.made_at, A.c.id, C.c.label)
         )
         with self._read() as connection:
@@ -68,7 +72,7 @@ def keep(connection: sa.Connection, annotation_id: int, human: NewHuman, agreeme
     if not agreement:
         return
     own = sa.or_(L.c.ended_at.is_(None), L.c.ending == "labelled")
-    leases = sa.select(L.c.strategy).where(L.c.series_uid == human.series_uid, L.c.task == human.task, own)
+    leases = sa.select(L.c.lane).where(L.c.series_uid == human.series_uid, L.c.task == human.task, own)
     lane = connection.execute(leases.order_by(L.c.id.desc()).limit(1)).scalar() or ""
     same = {"annotation_id": annotation_id, "lane": lane}
     connection.execute(sa.insert(C), [{**same, "label": label, "dice": dice} for label, dice in agreement.items()])

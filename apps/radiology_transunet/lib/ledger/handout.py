@@ -10,7 +10,7 @@ from lib.core.errors import Conflict, InvalidInput
 from lib.ledger import leasing, tables
 from lib.ledger.book import Book, insert_id, insert_new, require_series, seconds
 from lib.ledger.database import lock_series, take_turns
-from lib.ledger.rows import LeaseRow
+from lib.ledger.queuerows import LeaseRow
 
 G = tables.queues
 L = tables.leases
@@ -64,9 +64,9 @@ class Handout(Book):
                 picked = _pick(connection, task, strategy, annotator, self.clock())
                 if picked is None:
                     return None
-                series_uid, score, why = picked
+                series_uid, score, why, lane = picked
                 if leasing.is_free(connection, series_uid, task):
-                    return self._acquire(connection, series_uid, task, annotator, lease_s, strategy, score, why)
+                    return self._acquire(connection, series_uid, task, annotator, lease_s, strategy, score, why, lane)
                 leasing.refresh(connection, series_uid, task)  # somebody was faster; look again
 
     def release(self, lease: LeaseRow) -> bool:
@@ -113,6 +113,12 @@ class Handout(Book):
         with self._read() as connection:
             return connection.execute(sa.select(L.c.annotator).where(mine).order_by(L.c.id.desc()).limit(1)).scalar()
 
+    def turns(self, task: str) -> int:
+        """How many times a case of the task was taken from a queue and is not in that annotator's hands any more."""
+        query = sa.select(sa.func.count()).where(L.c.task == task, L.c.strategy != "", L.c.ended_at.is_not(None))
+        with self._read() as connection:
+            return int(connection.execute(query).scalar_one())
+
     def leases(self, task: str | None = None) -> builtins.list[LeaseRow]:
         """All leases that are not over, the oldest first."""
         query = LEASE.where(_is_open(self.clock())).order_by(L.c.id)
@@ -152,6 +158,7 @@ class Handout(Book):
         strategy: str = "",
         score: float | None = None,
         why: str = "",
+        lane: str = "",
     ) -> LeaseRow:
         """Lease a series whose row is locked.
 
@@ -177,12 +184,13 @@ class Handout(Book):
             "strategy": strategy,
             "score": score,
             "why": why,
+            "lane": lane,
             "acquired_at": now,
             "expires_at": now + seconds(lease_s),
         }
         lease_id = insert_id(connection, L, values)
         leasing.refresh(connection, series_uid, task)
-        details = {"task": task, "strategy": strategy, "until": values["expires_at"].isoformat()}
+        details = {"task": task, "strategy": strategy, "lane": lane, "until": values["expires_at"].isoformat()}
         self._note(connection, "lease.taken", series_uid, details, annotator)
         return LeaseRow(**connection.execute(LEASE.where(L.c.id == lease_id)).mappings().one())
 
@@ -194,12 +202,12 @@ def active(task: str, strategy: str) -> sa.ScalarSelect[int]:
 
 def _pick(
     connection: sa.Connection, task: str, strategy: str, annotator: str, now: datetime
-) -> tuple[str, float | None, str] | None:
+) -> tuple[str, float | None, str, str] | None:
     """The first row that looks free, its series locked; waits for busy ones only when there is no other."""
     mine = sa.and_(K.c.series_uid == Q.c.series_uid, K.c.task == task, K.c.annotator == annotator)
     skipped = sa.exists().where(mine, K.c.until > now)
     query = (
-        sa.select(Q.c.series_uid, Q.c.score, Q.c.why)
+        sa.select(Q.c.series_uid, Q.c.score, Q.c.why, Q.c.lane)
         .join_from(Q, S)
         .where(Q.c.queue_id == active(task, strategy), Q.c.is_free, ~skipped)
         .order_by(Q.c.rank)

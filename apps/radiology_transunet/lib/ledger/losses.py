@@ -64,10 +64,8 @@ class AnnotationLosses(AnnotationReads):
             found = _locked(connection, annotation_id)
             if found.status != "rejected" or found.reason != LEFT_ARCHIVE:
                 return False
-            status: AnnotationStatus = "accepted" if accept or found.reviewer else "submitted"
-            if connection.execute(sa.select(leasing.labelled(found.series_uid, found.task))).scalar():
-                status = "superseded"
-            elif status == "accepted":
+            status = _status_on_return(connection, found, accept)
+            if status == "accepted":
                 masks.supersede(connection, found.series_uid, found.task, ("draft",))
             self._change(connection, found, {"status": status, "reason": "", "stored_at": self.clock()}, "returned")
             return True
@@ -77,6 +75,23 @@ class AnnotationLosses(AnnotationReads):
         leasing.refresh(connection, found.series_uid, found.task)
         details = {"was": found.status, "is": values["status"], "sop": found.sop_instance_uid}
         self._note(connection, f"annotation.{what}", f"annotation {found.id}", details)
+
+
+def _status_on_return(connection: sa.Connection, found: AnnotationRow, accept: bool) -> AnnotationStatus:
+    """Superseded when the series was labelled anew meanwhile; what was held back does not stand in the way.
+
+    What was held back itself, and not reviewed, is held back again beside an older label.
+    """
+    mine = sa.and_(A.c.series_uid == found.series_uid, A.c.task == found.task)
+    others = sa.and_(mine, A.c.status.in_(("submitted", "accepted")))
+    is_held = bool(found.held_reason) and not found.reviewer
+    if is_held:
+        others = sa.and_(others, sa.or_(A.c.made_at > found.made_at, masks.HELD))
+    else:
+        others = sa.and_(others, sa.not_(masks.HELD))
+    if connection.execute(sa.select(sa.exists().where(others))).scalar():
+        return "superseded"
+    return "accepted" if found.reviewer or (accept and not is_held) else "submitted"
 
 
 def _locked(connection: sa.Connection, annotation_id: int) -> AnnotationRow:

@@ -25,6 +25,7 @@ FRESH: dict[str, Any] = {
     "voxels": {},
     "nothing_found": False,
     "reason": "",
+    "held_reason": "",
 }
 LEFT_ARCHIVE = "its SEG left the archive"
 """Reason of a label that cannot be read any more; it counts again when the SEG comes back."""
@@ -32,7 +33,13 @@ LEFT_ARCHIVE = "its SEG left the archive"
 UNUSABLE = sa.and_(A.c.status == "rejected", A.c.reviewed_at.is_(None), A.c.reason != LEFT_ARCHIVE)
 """Condition: the record of a SEG that could not be used; what a reviewer rejected is none."""
 
+HELD = sa.and_(A.c.status == "submitted", A.c.held_reason != "")
+"""Condition: held back until a reviewer decides."""
+
 COMPRESSION = 1  # masks shrink a hundredfold at the fastest level already
+
+BEFORE_ACCEPTED = ("draft", "submitted", "accepted")
+"""Statuses that a label ends when it is accepted."""
 
 SELECT = sa.select(
     *(column for column in A.c if column.key not in ("series_uid", "referenced_series_uid", "task")),
@@ -112,17 +119,33 @@ def require_undisturbed(connection: sa.Connection, at: datetime, draft: NewDraft
 
 
 def supersede(
-    connection: sa.Connection, series_uid: str, task: str, statuses: Collection[str], origin: str | None = None
+    connection: sa.Connection,
+    series_uid: str,
+    task: str,
+    statuses: Collection[str],
+    origin: str | None = None,
+    where: sa.ColumnElement[bool] | None = None,
 ) -> list[AnnotationRow]:
-    """Supersede what has one of these statuses; what that was."""
+    """Supersede what has one of these statuses, is of that origin and meets that condition; what that was."""
     query = SELECT.where(A.c.series_uid == series_uid, A.c.task == task, A.c.status.in_(statuses)).order_by(A.c.id)
-    if origin is not None:
-        query = query.where(A.c.origin == origin)
+    for condition in (None if origin is None else A.c.origin == origin, where):
+        query = query if condition is None else query.where(condition)
     older = [AnnotationRow(**found) for found in connection.execute(query).mappings()]
     if older:
         ids = [found.id for found in older]
         connection.execute(sa.update(A).where(A.c.id.in_(ids)).values(status="superseded"))
     return older
+
+
+def supersede_by_label(
+    connection: sa.Connection, series_uid: str, task: str, made_at: datetime, accepted: bool
+) -> list[AnnotationRow]:
+    """Supersede what a label that is accepted, or submitted, replaces; what that was.
+
+    What was held back after the label was made waits on for its reviewer.
+    """
+    over = BEFORE_ACCEPTED if accepted else ("submitted",)
+    return supersede(connection, series_uid, task, over, where=sa.not_(sa.and_(HELD, A.c.made_at > made_at)))
 
 
 def living_labels(connection: sa.Connection, series_uid: str) -> list[int]:
@@ -152,9 +175,14 @@ def made_at(new: NewDraft | NewHuman, now: datetime) -> datetime:
 def newer_than(
     connection: sa.Connection, new: NewDraft | NewHuman, at: datetime, statuses: Collection[str], origin: str
 ) -> int | None:
-    """The id of what has one of these statuses and was made later than `at`, None when there is none."""
+    """The id of what has one of these statuses and was made later than `at`, None when there is none.
+
+    What is held back is newer than another one that is held back alone: it may turn out to be a mistake.
+    """
     same = sa.and_(A.c.series_uid == new.series_uid, A.c.task == new.task, A.c.origin == origin)
     query = sa.select(sa.func.max(A.c.id)).where(same, A.c.status.in_(statuses), A.c.made_at > at)
+    if not (isinstance(new, NewHuman) and new.held_reason):
+        query = query.where(sa.not_(HELD))
     found: int | None = connection.execute(query).scalar()
     return found
 

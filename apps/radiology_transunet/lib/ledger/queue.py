@@ -7,16 +7,16 @@ old one in short transactions and then switches, so annotators never meet half a
 
 import builtins
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 import sqlalchemy as sa
 
 from lib.ledger import leasing, tables
-from lib.ledger.book import insert_id
+from lib.ledger.book import NOTHING, insert_id
 from lib.ledger.database import take_turns
 from lib.ledger.handout import Handout, active
-from lib.ledger.rows import Candidate, QueueEntry
+from lib.ledger.queuerows import Candidate, QueueEntry
 
 A = tables.annotations
 G = tables.queues
@@ -25,6 +25,8 @@ S = tables.series
 CHUNK = 2000
 
 Ranked = Sequence[tuple[str, float, str]]
+Place = tuple[str, float, str, str]
+"""Series, score, reason and lane."""
 
 
 class Queue(Handout):
@@ -32,13 +34,14 @@ class Queue(Handout):
 
     __slots__ = ()
 
-    def rebuild(self, task: str, strategy: str, ranked: Ranked) -> bool:
+    def rebuild(self, task: str, strategy: str, ranked: Ranked, lanes: Mapping[str, str] = NOTHING) -> bool:
         """Replace a queue.
 
         Args:
             task: name of the task.
             strategy: name of the strategy.
             ranked: (series_uid, score, why), the best first; NaN = no score.
+            lanes: by series_uid, how the queue came to it, where that is not the strategy.
 
         Returns:
             Whether the new queue is in force; False when a rebuild that began later was faster.
@@ -52,7 +55,8 @@ class Queue(Handout):
             queue_id = insert_id(connection, G, values)
         for start in range(0, len(ranked), CHUNK):
             with self._write() as connection:
-                if not _fill(connection, queue_id, task, start, ranked[start : start + CHUNK]):
+                part = [(*place, lanes.get(place[0], strategy)) for place in ranked[start : start + CHUNK]]
+                if not _fill(connection, queue_id, task, start, part):
                     return False
         with self._write() as connection:
             take_turns(connection, f"queue {task} {strategy}")
@@ -83,7 +87,8 @@ class Queue(Handout):
 
     def head(self, task: str, strategy: str, limit: int = 20) -> builtins.list[QueueEntry]:
         """The first places of a queue, free or not."""
-        query = sa.select(Q.c.rank, Q.c.series_uid, Q.c.score, Q.c.why, Q.c.is_free).order_by(Q.c.rank).limit(limit)
+        columns = (Q.c.rank, Q.c.series_uid, Q.c.score, Q.c.why, Q.c.is_free, Q.c.lane)
+        query = sa.select(*columns).order_by(Q.c.rank).limit(limit)
         with self._read() as connection:
             query = query.where(Q.c.queue_id == active(task, strategy))
             return [QueueEntry(**found) for found in connection.execute(query).mappings()]
@@ -110,7 +115,7 @@ class Queue(Handout):
         return list(found.values())
 
 
-def _fill(connection: sa.Connection, queue_id: int, task: str, start: int, part: Ranked) -> bool:
+def _fill(connection: sa.Connection, queue_id: int, task: str, start: int, part: Sequence[Place]) -> bool:
     """Append a part to a list that is being built; whether the list is still wanted.
 
     The rows of its series are locked, so that a lease or a label that comes now either is seen here
@@ -118,12 +123,18 @@ def _fill(connection: sa.Connection, queue_id: int, task: str, start: int, part:
     """
     if connection.execute(sa.select(G.c.id).where(G.c.id == queue_id).with_for_update(read=True)).first() is None:
         return False
-    uids = [series_uid for series_uid, _, _ in part]
+    uids = [series_uid for series_uid, *_ in part]
     lock = sa.select(S.c.series_uid).where(S.c.series_uid.in_(uids)).order_by(S.c.series_uid)
     connection.execute(lock.with_for_update(read=True)).all()
     values = [
-        {"rank": rank, "series_uid": series_uid, "score": None if math.isnan(score) else float(score), "why": why}
-        for rank, (series_uid, score, why) in enumerate(part, start)
+        {
+            "rank": rank,
+            "series_uid": series_uid,
+            "score": None if math.isnan(score) else float(score),
+            "why": why,
+            "lane": lane,
+        }
+        for rank, (series_uid, score, why, lane) in enumerate(part, start)
     ]
     fixed = {"queue_id": queue_id, "task": task, "is_free": False}
     connection.execute(sa.insert(Q), [{**value, **fixed} for value in values])

@@ -113,6 +113,7 @@ class NewHuman:
         parent_id: the annotation that the person started from.
         changed_voxels: number of voxels that differ from the parent.
         made_at: when the person saved it, aware; None = now.
+        held_reason: why a reviewer has to look before it may count; "" = it need not be looked at.
     """
 
     series_uid: str
@@ -126,6 +127,7 @@ class NewHuman:
     nothing_found: bool = False
     reason: str = ""
     made_at: datetime | None = None
+    held_reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +141,7 @@ class AnnotationRow:
         made_at: when it was made; what was made last counts, in whatever order it arrives.
         reviewed_at: when a reviewer accepted or rejected it; None for what `auto` review accepted.
         stored_at: since when its SEG is known to be in the archive; None when it is not there.
+        held_reason: why it was held back for a reviewer when it came, whatever became of it; "" = it was not.
     """
 
     id: int
@@ -160,54 +163,12 @@ class AnnotationRow:
     reviewed_at: datetime | None
     reviewer: str | None
     stored_at: datetime | None
+    held_reason: str = ""
 
-
-@dataclass(frozen=True, slots=True)
-class LeaseRow:
-    """A series in the hands of one annotator until `expires_at`.
-
-    Attributes:
-        strategy: the queue it was taken from; "" for a series that was asked for by name.
-        score: its score in that queue; None without one.
-        why: its reason in that queue.
-    """
-
-    id: int
-    series_uid: str
-    study_uid: str
-    task: str
-    annotator: str
-    strategy: str
-    score: float | None
-    why: str
-    acquired_at: datetime
-    expires_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class QueueEntry:
-    """A place in a queue; not free while the series is leased, labelled or not ready."""
-
-    rank: int
-    series_uid: str
-    score: float | None
-    why: str
-    is_free: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A series that may be ranked.
-
-    Attributes:
-        scores: by label name, NaN allowed; empty without a draft of ours.
-        model_version: of that draft; None without one.
-    """
-
-    series_uid: str
-    split: str
-    scores: Mapping[str, float]
-    model_version: int | None
+    @property
+    def is_held(self) -> bool:
+        """Whether it is held back now: a reviewer has yet to accept or reject it."""
+        return self.status == "submitted" and bool(self.held_reason)
 
 
 @dataclass(frozen=True, slots=True)

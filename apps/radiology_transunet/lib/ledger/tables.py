@@ -10,7 +10,7 @@ A change here needs a migration: a test compares both.
 import sqlalchemy as sa
 
 from lib.ledger import rows
-from lib.ledger.columns import BIG_ID, Json, UtcDateTime, among, partial, row_id, series_key, text, texts
+from lib.ledger.columns import BIG_ID, Json, UtcDateTime, among, late_text, partial, row_id, series_key, text, texts
 
 NAMES = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -51,6 +51,8 @@ series = sa.Table(
 )
 
 REFERENCES = "referenced_series_uid IS NOT NULL"
+WAITING = "status = 'submitted' AND held_reason = ''"
+HELD = "status = 'submitted' AND held_reason <> ''"
 annotations = sa.Table(
     "annotations",
     metadata,
@@ -72,6 +74,7 @@ annotations = sa.Table(
     sa.Column("reviewed_at", UtcDateTime),
     sa.Column("reviewer", sa.Text),
     sa.Column("stored_at", UtcDateTime),
+    late_text("held_reason"),
     among("status", rows.ANNOTATION_STATUSES),
     among("origin", rows.ORIGINS),
     sa.CheckConstraint("status NOT IN ('submitted', 'accepted') OR origin = 'human'", name="labels_are_human"),
@@ -84,7 +87,8 @@ annotations = sa.Table(
     sa.Index("ix_annotations_seg_series_uid", "seg_series_uid"),
     sa.Index("ix_annotations_task_status", "task", "status", "id"),
     partial("ix_annotations_one_accepted", "series_uid", "task", where="status = 'accepted'"),
-    partial("ix_annotations_one_submitted", "series_uid", "task", where="status = 'submitted'"),
+    partial("ix_annotations_one_submitted", "series_uid", "task", where=WAITING),
+    partial("ix_annotations_one_held", "series_uid", "task", where=HELD),
     partial("ix_annotations_one_draft", "series_uid", "task", "origin", where="status = 'draft'"),
     partial("ix_annotations_unusable", "referenced_series_uid", where=REFERENCES, unique=False),
     sqlite_autoincrement=True,  # an id that was forgotten is never given again
@@ -136,6 +140,7 @@ queue_rows = sa.Table(
     sa.Column("score", sa.Float(53)),
     text("why"),
     sa.Column("is_free", sa.Boolean, nullable=False),  # what queue.is_free() says, kept for the index
+    late_text("lane"),
     sa.Index("ix_queue_rows_next", "queue_id", "is_free", "rank"),
     sa.Index("ix_queue_rows_series", "series_uid", "task"),
 )
@@ -152,6 +157,7 @@ leases = sa.Table(
     sa.Column("expires_at", UtcDateTime, nullable=False),
     sa.Column("ended_at", UtcDateTime),
     sa.Column("ending", sa.Text),
+    late_text("lane"),
     sa.CheckConstraint("(ended_at IS NULL) = (ending IS NULL)", name="ending"),
     sa.CheckConstraint("annotator <> ''", name="annotator"),
     partial("ix_leases_one_open", "series_uid", "task", where="ended_at IS NULL"),

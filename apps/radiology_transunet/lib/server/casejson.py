@@ -65,6 +65,7 @@ def annotation_json(row: AnnotationRow | None) -> dict[str, Any] | None:
         "changed_voxels": row.changed_voxels,
         "parent": row.parent_id,
         "reason": row.reason,
+        "held": row.held_reason if row.is_held else "",
         "created": iso(row.created_at),
     }
 
@@ -84,6 +85,10 @@ def overview_json(overview: Overview) -> dict[str, Any]:
         "rejected": [
             {"seg": row.sop_instance_uid, "series": row.series_uid, "reason": row.reason, "at": iso(row.created_at)}
             for row in overview.rejected
+        ],
+        "held": [
+            {"annotation": row.id, "series": row.series_uid, "author": row.author, "reason": row.held_reason}
+            for row in overview.held
         ],
     }
 

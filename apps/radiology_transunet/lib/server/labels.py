@@ -1,6 +1,6 @@
 """Labels between files of clients and annotations of the ledger."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from lib.server.replies import attachment, iso
 from lib.server.volumefiles import WRITABLE, LabelFile, read_labels, write_labels
 from lib.taskfile import Task
 from lib.workflows import review
+from lib.workflows.holdback import advice
 from lib.workflows.presegment import load_series
 from lib.workflows.services import Services
 
@@ -37,7 +38,7 @@ def save_upload(
 
 
 def save(services: Services, uid: str, path: Path, params: Mapping[str, Any], author: str) -> dict[str, Any]:
-    """Take a label file in.
+    """Take a label file in; the reply says in words when the label is held back.
 
     Raises:
         InvalidSegmentation: values or names that the task does not know.
@@ -50,7 +51,8 @@ def save(services: Services, uid: str, path: Path, params: Mapping[str, Any], au
     source = load_series(services, uid)
     mask = to_mask(label, info, source.volume.geometry, task.schema)
     annotation = services.ledger.annotations.get(review.submit_mask(services, task, source, mask, author))
-    return {"image": uid, "label": uid, **annotation_info(annotation)}
+    told = {"message": advice(annotation.id, annotation.held_reason)} if annotation.is_held else {}
+    return {"image": uid, "label": uid, **annotation_info(annotation), **told}
 
 
 def usable_series(services: Services, uid: str) -> SeriesRow:
@@ -90,14 +92,14 @@ def task_of(
 
 
 def find(services: Services, label: str, tag: str) -> AnnotationRow:
-    """The newest annotation of a series behind a tag.
+    """The newest annotation of a series behind a tag; one that is held back when there is no other.
 
     Raises:
         NotFound: there is none.
     """
     if tag not in TAGS:
         raise NotFound(f"tags are {', '.join(TAGS)}, got {tag!r}")
-    rows = services.ledger.annotations.list(series_uid=series_uid(label), limit=ALL_ROWS)
+    rows = _held_last(services.ledger.annotations.list(series_uid=series_uid(label), limit=ALL_ROWS))
     found = next((row for row in rows if row.status in TAGS[tag] and row.task in services.tasks), None)
     if found is None:
         raise NotFound(f"series {label} has no label with the tag {tag!r}")
@@ -166,6 +168,7 @@ def annotation_info(row: AnnotationRow) -> dict[str, Any]:
         "changed_voxels": row.changed_voxels,
         "voxels": dict(row.voxels),
         "nothing_found": row.nothing_found,
+        "held": row.held_reason if row.is_held else "",
         "ts": int(row.created_at.timestamp()),
         "created_at": iso(row.created_at),
     }
@@ -186,7 +189,7 @@ def everything(services: Services) -> dict[str, Any]:
         row.series_uid: {"image": {"ext": EXTENSION, "info": _brief(row)}, "labels": {}}
         for row in services.ledger.series.list(status="ready")
     }
-    for row in services.ledger.annotations.list(limit=ALL_ROWS):
+    for row in _held_last(services.ledger.annotations.list(limit=ALL_ROWS)):
         tag = next((tag for tag, statuses in TAGS.items() if row.status in statuses), None)
         if tag is not None and row.series_uid in objects and row.task in services.tasks:
             info = annotation_info(row)
@@ -194,6 +197,11 @@ def everything(services: Services) -> dict[str, Any]:
             info["params"] = {"label_names": {name: found.id for name, found in names.items() if found}}
             objects[row.series_uid]["labels"].setdefault(tag, {"ext": EXTENSION, "info": info})
     return {"name": "radiology_transunet", "description": "series of the archive", "objects": objects}
+
+
+def _held_last(rows: Iterable[AnnotationRow]) -> list[AnnotationRow]:
+    """In their order, but for those that are held back."""
+    return sorted(rows, key=lambda row: row.is_held)
 
 
 def _brief(row: SeriesRow) -> dict[str, Any]:

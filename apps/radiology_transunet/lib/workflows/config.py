@@ -47,9 +47,21 @@ class ReviewConfig:
 
     Attributes:
         mode: "auto" accepts a valid one at once and records that; "required" waits for a reviewer.
+        hold_back: whether one that looks like a mistake waits for a reviewer in both modes.
+        hold_empty: whether an empty one does, where the draft or the task's common labels expect something.
+        min_tissue: share of its voxels, in [0, 1], that each label needs within the body; 0 = any.
+        min_draft_dice: one is held back unless a label that it shares with the draft has a higher Dice; -1 = never.
     """
 
     mode: Literal["auto", "required"]
+    hold_back: bool
+    hold_empty: bool
+    min_tissue: float
+    min_draft_dice: float
+
+    def __post_init__(self) -> None:
+        _require("review.min_tissue", self.min_tissue, 0 <= self.min_tissue <= 1, "from 0 to 1")
+        _require("review.min_draft_dice", self.min_draft_dice, -1 <= self.min_draft_dice < 1, "from -1 to below 1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +72,20 @@ class QueryConfig:
         strategy: the strategy of `next` when the caller names none.
         lease_s: seconds for which a series handed out belongs to its annotator.
         seed: of the random order.
+        random_share: share of the pool's cases handed out, in [0, 1], that is drawn at random whatever the strategy.
+        held_out_share: share of all cases handed out, in [0, 1), of patients that no model learns from.
     """
 
     strategy: Literal["entropy", "random"]
     lease_s: float
     seed: int
+    random_share: float
+    held_out_share: float
 
     def __post_init__(self) -> None:
         _require("query.lease_s", self.lease_s, self.lease_s > 0, "above 0 seconds")
+        _require("query.random_share", self.random_share, 0 <= self.random_share <= 1, "from 0 to 1")
+        _require("query.held_out_share", self.held_out_share, 0 <= self.held_out_share < 1, "from 0 to below 1")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,19 +1,22 @@
 """Which case next: ranked in the background, handed out under a lease.
 
 `next` takes the first free row of a queue that was materialised before and never waits for a model. The queue is built
-anew when scores, labels or series have changed.
+anew when scores, labels or series have changed. The strategy ranks pool cases alone; a share of the pool, and the
+patients that no model learns from, are drawn at random and take turns with it, in every queue.
 """
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from types import MappingProxyType
 
 from lib.core.errors import InvalidInput
-from lib.ledger.rows import Candidate, LeaseRow
+from lib.ledger.queuerows import Candidate, LeaseRow
 from lib.selection.ranking import Ranking, by_entropy, random_order, score_matrix
 from lib.taskfile import Task
+from lib.workflows.lineup import line_up
 from lib.workflows.presegment import suitable_series
 from lib.workflows.services import Services
 
@@ -52,6 +55,7 @@ class Assignment:
         strategy: that chose it.
         score: that it was chosen by, None when it was never scored; larger = label first.
         why: the choice in words.
+        lane: how it was chosen: by the strategy of that name, "random" or "held-out".
         lease_until: until when it belongs to the annotator.
         viewer_path: path and query of the viewer on the server.
     """
@@ -62,6 +66,7 @@ class Assignment:
     strategy: str
     score: float | None
     why: str
+    lane: str
     lease_until: datetime
     viewer_path: str
 
@@ -103,14 +108,18 @@ def known_strategy(name: str) -> str:
 
 
 def refresh_queues(services: Services, task: Task) -> int:
-    """Rank what may be labelled and materialise the order of every strategy; how many cases are in it."""
+    """Order what may be labelled and materialise the queue of every strategy; how many cases are in it."""
     suitable = suitable_series(services, task)
     candidates = [c for c in services.ledger.queue.candidates(task.name) if c.series_uid in suitable]
-    ids = [candidate.series_uid for candidate in candidates]
+    turn = services.ledger.queue.turns(task.name)
     for strategy, rank in RANKERS.items():
-        ranking = rank(candidates, task, services.settings.query.seed)
-        services.ledger.queue.rebuild(task.name, strategy, ranking.ranked(ids))
-    return len(ids)
+        made = line_up(candidates, strategy, partial(_rank, rank, task), services.settings.query, turn)
+        services.ledger.queue.rebuild(task.name, strategy, made.places, made.lanes)
+    return len(candidates)
+
+
+def _rank(rank: Rank, task: Task, candidates: Sequence[Candidate], seed: int) -> Ranking:
+    return rank(candidates, task, seed)
 
 
 def _assignment(task: Task, lease: LeaseRow) -> Assignment:
@@ -121,6 +130,7 @@ def _assignment(task: Task, lease: LeaseRow) -> Assignment:
         strategy=lease.strategy,
         score=lease.score,
         why=lease.why,
+        lane=lease.lane,
         lease_until=lease.expires_at,
         viewer_path=viewer_path(lease.study_uid, lease.series_uid, task.name),
     )

@@ -16,6 +16,7 @@ from lib.ledger.rows import AnnotationRow, AnnotationStatus, NewHuman
 from lib.taskfile import Task
 from lib.workflows.agreement import draft_dice
 from lib.workflows.arrivals import accepts_at_once, require_known
+from lib.workflows.holdback import why_held
 from lib.workflows.presegment import load_series, seg_file
 from lib.workflows.services import Services
 
@@ -33,12 +34,14 @@ class Provenance:
         parent_id: the draft that was corrected, or None.
         changed_voxels: voxels that differ from that draft, or None without one.
         agreement: Dice with that draft by label, for the labels that either of both shows.
+        held_reason: why a reviewer has to look first, in words; "" = nobody has to.
     """
 
     author: str
     parent_id: int | None
     changed_voxels: int | None
     agreement: Mapping[str, float] = field(default_factory=dict)
+    held_reason: str = ""
 
 
 def submit_mask(services: Services, task: Task, source: SourceSeries, mask: Mask, author: str = "") -> int:
@@ -52,7 +55,7 @@ def submit_mask(services: Services, task: Task, source: SourceSeries, mask: Mask
         author: who drew it; empty = the holder of the lease.
 
     Returns:
-        The id of the annotation.
+        The id of the annotation; its row says whether and why it is held back.
 
     Raises:
         GeometryMismatch: the mask lies on another grid; names both.
@@ -93,7 +96,7 @@ def record_seg(
 
 
 def provenance(services: Services, task: Task, source: SourceSeries, mask: Mask, author: str) -> Provenance:
-    """Author, parent draft and changed voxels of a new human label.
+    """Author, parent draft and changed voxels of a new human label, and why it is held back if it is.
 
     The author is, in this order: who is named, who holds the lease, who had the series in hand when it was labelled
     last (he saved again), unknown. The parent is the newest draft, or that of the label that is corrected once more;
@@ -101,14 +104,13 @@ def provenance(services: Services, task: Task, source: SourceSeries, mask: Mask,
     """
     name = author or _annotator(services, task, source.series_uid) or UNKNOWN_AUTHOR
     draft = _parent_draft(services, task, source.series_uid)
-    if draft is None:
-        return Provenance(name, None, None)
-    try:
-        before = _read(services, task, source, draft)
-    except LabelError as error:
-        logger.warning("draft %d cannot be compared with its correction: %s", draft.id, error)
-        return Provenance(name, draft.id, None)
-    return Provenance(name, draft.id, before.changed_voxels(mask), draft_dice(before, mask))
+    before = None if draft is None else _draft_mask(services, task, source, draft)
+    agreement = {} if before is None else draft_dice(before, mask)
+    held = why_held(services.settings.review, task, source.volume, mask, draft, agreement)
+    if held:
+        logger.warning("the label of series %s by %s is held back: %s", source.series_uid, name, held)
+    changed = None if before is None else before.changed_voxels(mask)
+    return Provenance(name, None if draft is None else draft.id, changed, agreement, held)
 
 
 def annotation_mask(services: Services, annotation_id: int, source: SourceSeries | None = None) -> Mask:
@@ -130,7 +132,7 @@ def annotation_mask(services: Services, annotation_id: int, source: SourceSeries
 
 
 def accept(services: Services, annotation_id: int, reviewer: str) -> None:
-    """Let a submitted annotation become a training label.
+    """Let a submitted annotation become a training label; what was held back counts from now on.
 
     Raises:
         Conflict: it is not submitted (any more).
@@ -147,6 +149,11 @@ def reject(services: Services, annotation_id: int, reviewer: str, reason: str) -
     services.ledger.annotations.reject(annotation_id, reviewer, reason)
 
 
+def held_labels(services: Services, task: Task | None = None) -> Sequence[AnnotationRow]:
+    """What is held back until a reviewer decides, the oldest first."""
+    return services.ledger.annotations.held(task.name if task else None)
+
+
 def list_annotations(
     services: Services, task: Task | None = None, status: AnnotationStatus | None = None, limit: int = 100
 ) -> Sequence[AnnotationRow]:
@@ -158,6 +165,15 @@ def _annotator(services: Services, task: Task, series_uid: str) -> str | None:
     queue = services.ledger.queue
     holder = queue.holder(series_uid, task.name)
     return holder.annotator if holder else queue.last_labeller(series_uid, task.name)
+
+
+def _draft_mask(services: Services, task: Task, source: SourceSeries, draft: AnnotationRow) -> Mask | None:
+    """What a draft shows, None when its SEG cannot be had."""
+    try:
+        return _read(services, task, source, draft)
+    except LabelError as error:
+        logger.warning("draft %d cannot be compared with its correction: %s", draft.id, error)
+        return None
 
 
 def _parent_draft(services: Services, task: Task, series_uid: str) -> AnnotationRow | None:
@@ -182,6 +198,7 @@ def _new_human(
         changed_voxels=found.changed_voxels,
         voxels=mask.voxels(),
         nothing_found=mask.is_empty,
+        held_reason=found.held_reason,
     )
 
 

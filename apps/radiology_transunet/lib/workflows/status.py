@@ -30,6 +30,7 @@ def _task(services: Services, name: str) -> dict[str, object]:
     return {
         "champion": f"version {champion.version}" if champion else "none yet: transunet-label retrain",
         "annotations": services.ledger.annotations.counts(name),
+        "held back for a reviewer": len(services.ledger.annotations.held(name)),
         "handed out": len(services.ledger.queue.leases(name)),
         "drafts in the field": field_report(services, services.task(name)).short,
     }

@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lib.core.errors import NotFound
-from lib.ledger.rows import AnnotationRow, Candidate, JobRow, LeaseRow, QueueEntry, SeriesRow, VerdictRow
+from lib.ledger.queuerows import Candidate, LeaseRow, QueueEntry
+from lib.ledger.rows import AnnotationRow, JobRow, SeriesRow, VerdictRow
 from lib.taskfile import Task
 from lib.workflows.jobs import RETRAIN
 from lib.workflows.services import Services
 
-CaseState = Literal["labelled", "submitted", "drafted", "todo", "new", "refused"]
-STATES: tuple[CaseState, ...] = ("labelled", "submitted", "drafted", "todo", "new", "refused")
-"""labelled: an accepted human label; submitted: one that waits for review; drafted: a model's draft; todo: neither;
-new: not yet checked; refused: it makes no volume, with the reason."""
+CaseState = Literal["labelled", "submitted", "held", "drafted", "todo", "new", "refused"]
+STATES: tuple[CaseState, ...] = ("labelled", "submitted", "held", "drafted", "todo", "new", "refused")
+"""labelled: an accepted human label; submitted: one that waits for review; held: one that is held back for it, with the
+reason; drafted: a model's draft; todo: neither; new: not yet checked; refused: it makes no volume, with the reason."""
 
 MAX_ROWS = 100_000
 RECENT = 20
@@ -29,7 +30,7 @@ class Case:
     Attributes:
         series: the ledger's row.
         state: see STATES.
-        label: the accepted or submitted human annotation, if any.
+        label: the accepted or submitted human annotation, if any; one that is held back before all others.
         draft: the latest draft of ours, if any.
         scores: by label, how much a human label would help; larger = label first.
         lease: who works on it now, if anybody.
@@ -57,6 +58,7 @@ class Overview:
         verdicts: the newest promotions and refusals.
         failures: the newest jobs that failed.
         rejected: the newest segmentations that could not be used, with the reason.
+        held: labels that are held back until a reviewer decides, with the reason, the oldest first.
     """
 
     counts: Mapping[CaseState, int]
@@ -66,6 +68,7 @@ class Overview:
     verdicts: Sequence[VerdictRow]
     failures: Sequence[JobRow]
     rejected: Sequence[AnnotationRow]
+    held: Sequence[AnnotationRow]
 
 
 def cases(services: Services, task: Task) -> tuple[Case, ...]:
@@ -121,6 +124,7 @@ def overview(services: Services, task: Task, of: Iterable[Case]) -> Overview:
         verdicts=ledger.models.list(task=task.name, limit=RECENT),
         failures=ledger.jobs.list(state="failed", limit=RECENT),
         rejected=[row for row in rejected if row.task in ("", task.name)],
+        held=ledger.annotations.held(task.name),
     )
 
 
@@ -133,6 +137,7 @@ def _assemble(services: Services, task: Task, rows: Sequence[SeriesRow]) -> list
     only = rows[0].series_uid if len(rows) == 1 else None
     annotations = ledger.annotations.list(task=task.name, series_uid=only, limit=MAX_ROWS)
     labels = _newest(row for row in annotations if row.status in ("accepted", "submitted"))
+    labels |= _newest(row for row in annotations if row.is_held)
     drafts = _newest(row for row in annotations if row.origin == "model" and row.status in ("draft", "superseded"))
     leases = {lease.series_uid: lease for lease in ledger.queue.leases(task.name)}
     head = ledger.queue.head(task.name, services.settings.query.strategy, MAX_ROWS)
@@ -163,6 +168,8 @@ def _newest(rows: Iterable[AnnotationRow]) -> dict[str, AnnotationRow]:
 def _state(row: SeriesRow, label: AnnotationRow | None, draft: AnnotationRow | None) -> CaseState:
     if row.status in ("new", "refused"):
         return "refused" if row.status == "refused" else "new"
+    if label is not None and label.is_held:
+        return "held"
     if label is not None:
         return "labelled" if label.status == "accepted" else "submitted"
     return "drafted" if draft is not None and draft.status == "draft" else "todo"

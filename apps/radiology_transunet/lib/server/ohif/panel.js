@@ -9,6 +9,7 @@
   const STATES = {
     labelled: 'labelled',
     submitted: 'in review',
+    held: 'held back',
     drafted: 'draft ready',
     todo: 'no draft',
     new: 'being checked',
@@ -78,7 +79,8 @@
       if (!before || !label || before.case.series !== after.case.series) return;
       if (before.case.label && before.case.label.id === label.id) return;
       const changed = label.changed_voxels === null ? '' : `, ${count(label.changed_voxels)} voxels differ from the draft`;
-      this.say(`Saved as label ${label.id} by ${label.author} (${label.status})${changed}.`);
+      if (label.held) this.say(`Label ${label.id} is kept but held back until a reviewer has looked at it: ${label.held}. If it is a mistake, save it again.`, true);
+      else this.say(`Saved as label ${label.id} by ${label.author} (${label.status})${changed}.`);
     }
 
     drawMissing(error) {
@@ -104,6 +106,7 @@
         element('p', { class: 'muted' }, `${task.name} · ${here.modality} · ${here.instances} images · patient ${here.patient}`),
         this.holder(here, user),
         here.reason ? element('p', { class: 'warn' }, here.reason) : null,
+        here.label?.held ? element('p', { class: 'warn' }, `Held back for a reviewer: ${here.label.held}`) : null,
         ...here.findings.map(finding => element('p', { class: 'warn' }, finding)),
         here.why ? element('p', {}, element('span', { class: 'muted' }, `Place ${here.rank} in the queue: `), here.why) : null,
         here.label ? this.mask(here.label, here, task, 'Label') : this.mask(here.draft, here, task, 'Draft'),

@@ -11,7 +11,7 @@
     .title { font-weight: 600; font-size: 14px; }
     .muted { color: #8fa3b8; }
     .badge { border-radius: 3px; padding: 1px 6px; font-size: 11px; white-space: nowrap; background: #223142; }
-    .labelled { background: #14502f; } .submitted { background: #5a4712; } .drafted { background: #123f63; } .refused { background: #6b1f24; }
+    .labelled { background: #14502f; } .submitted { background: #5a4712; } .held { background: #6b3d1f; } .drafted { background: #123f63; } .refused { background: #6b1f24; }
     .warn { border-left: 3px solid #e0a526; padding-left: 8px; }
     table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
     th { font-weight: 500; text-align: right; color: #8fa3b8; font-size: 11px; } th:first-child { text-align: left; }

@@ -9,6 +9,7 @@
     drafted: 'Draft ready',
     todo: 'No draft',
     submitted: 'In review',
+    held: 'Held back',
     labelled: 'Labelled',
     new: 'Being checked',
     refused: 'Refused',
@@ -161,7 +162,7 @@
       element('td', { class: 'date' }, date(row.date)),
       element('td', {}, found(row, task)),
       element('td', { class: 'number' }, score === null ? '' : [score.toFixed(2), bar]),
-      element('td', { class: 'why small' }, row.reason ? element('span', { class: 'bad' }, row.reason) : row.why),
+      element('td', { class: 'why small' }, row.reason ? element('span', { class: 'bad' }, row.reason) : row.label?.held || row.why),
       element('td', {}, who(row, mine)),
       element('td', { class: 'open' }, row.state === 'refused' ? '' : element('a', { href: row.viewer }, 'Open'))
     );
@@ -197,6 +198,7 @@
     const refused = cases.filter(row => row.state === 'refused');
     const lines = [
       ...refused.map(row => `Series ${row.description || row.series} refused: ${row.reason}`),
+      ...overview.held.map(row => `Label ${row.annotation} by ${row.author} is held back for a reviewer: ${row.reason}`),
       ...overview.rejected.map(row => `Segmentation ${row.seg || ''} rejected: ${row.reason}`),
       ...overview.failures.map(job => `${job.kind} failed ${clock(job.ended)}: ${job.error}`),
     ];

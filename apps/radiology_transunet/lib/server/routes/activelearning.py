@@ -41,6 +41,7 @@ def _next(context: Context, strategy: str, params: dict[str, Any], name: str) ->
         "strategy": {case.strategy: {"annotator": name, "until": iso(case.lease_until)}},
         "score": case.score if case.score == case.score else None,
         "why": case.why,
+        "lane": case.lane,
         "viewer": case.viewer_path,
         "annotator": name,
         "lease_until": iso(case.lease_until),

@@ -1,0 +1,83 @@
+"""Labels that look like a mistake: a reviewer looks at them before anything learns from them.
+
+Three kinds are told from the label, its image and the draft that it corrects: one that is empty although something was
+to be expected, one with a label beside the patient, and one that agrees with the draft nowhere, as a label of another
+series would. Each may be meant, so nothing is refused: the reason is kept with the label and told to whoever saved it.
+"""
+
+from collections.abc import Iterable, Mapping
+
+from lib.core.body import off_body
+from lib.core.values import Mask, Volume
+from lib.ledger.rows import AnnotationRow
+from lib.taskfile import Task
+from lib.workflows.config import ReviewConfig
+
+NONE: Mapping[str, float] = {}
+
+
+def why_held(
+    config: ReviewConfig,
+    task: Task,
+    volume: Volume,
+    mask: Mask,
+    draft: AnnotationRow | None = None,
+    agreement: Mapping[str, float] = NONE,
+) -> str:
+    """Why a person's label has to wait for a reviewer, in words; "" when it need not.
+
+    Args:
+        config: what is looked at.
+        task: whose label it is.
+        volume: the image.
+        mask: the label, on the image's grid.
+        draft: that it corrects, None without one.
+        agreement: Dice with that draft by label; without any the draft is not compared.
+    """
+    if not config.hold_back:
+        return ""
+    if mask.is_empty:
+        return _why_not_empty(task, draft) if config.hold_empty else ""
+    return _beside_the_body(config, volume, mask) or _unlike_the_draft(config, mask, draft, agreement)
+
+
+def advice(annotation_id: int, reason: str) -> str:
+    """What whoever saved a label that is held back is told."""
+    return (
+        f"Label {annotation_id} is kept but held back until a reviewer has looked at it: {reason}. "
+        "If it is a mistake, save the label again; the new one replaces it."
+    )
+
+
+def _why_not_empty(task: Task, draft: AnnotationRow | None) -> str:
+    if draft is not None:
+        shown = _names(name for name, count in draft.voxels.items() if count)
+        return "" if draft.nothing_found else f"it is empty, but the draft shows {shown or 'something'}"
+    if task.common_labels:
+        return f"it is empty, but every case of task {task.name} is expected to show {_names(task.common_labels)}"
+    return ""
+
+
+def _beside_the_body(config: ReviewConfig, volume: Volume, mask: Mask) -> str:
+    found = off_body(volume, mask, config.min_tissue)
+    if not found:
+        return ""
+    shares = _names(f"{name} ({share:.0%} of its voxels)" for name, share in found.items())
+    return f"it lies beside the patient, where the image shows no tissue: {shares} within the body"
+
+
+def _unlike_the_draft(
+    config: ReviewConfig, mask: Mask, draft: AnnotationRow | None, agreement: Mapping[str, float]
+) -> str:
+    if draft is None:
+        return ""
+    here = mask.voxels()
+    shared = {name: dice for name, dice in agreement.items() if here.get(name) and draft.voxels.get(name)}
+    if not shared or max(shared.values()) > config.min_draft_dice:
+        return ""
+    figures = _names(f"{name} (Dice {dice:.2f})" for name, dice in shared.items())
+    return f"it differs from the draft everywhere: {figures}; is it of another series, or are names exchanged?"
+
+
+def _names(words: Iterable[str]) -> str:
+    return ", ".join(words)
