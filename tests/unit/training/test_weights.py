@@ -32,13 +32,13 @@ def test_the_running_dice_moves_only_where_a_batch_shows_the_label() -> None:
 
 
 def test_rare_labels_weigh_more_and_common_ones_as_without_weights() -> None:
-    common, rare = 10 * (1 - 0.9**10), 10 * (1 - 0.9**5)
-    assert label_weights([10, 10, 5], 10, RunningDice.of(3)) == pytest.approx([1, 1, common / rare])
+    common, rare = 10 * (1 - 0.9**10), 10 * (1 - 0.9**8)
+    assert label_weights([10, 10, 8], 10, RunningDice.of(3)) == pytest.approx([1, 1, common / rare])
     assert label_weights([100, 100, 2], 100, RunningDice.of(3)) == pytest.approx([1, 1, HIGHEST])
 
 
 def test_of_two_labels_as_frequent_the_lagging_one_weighs_more() -> None:
-    assert label_weights([5, 5], 10, RunningDice((0.9, 0.7))) == pytest.approx([1, 1.5])  # the median of 0.5 and 1.5
+    assert label_weights([5, 5], 10, RunningDice((0.9, 0.85))) == pytest.approx([1, 1.2])  # the median of 0.8 and 1.2
 
 
 def test_a_label_that_never_occurs_weighs_one_and_changes_no_other() -> None:

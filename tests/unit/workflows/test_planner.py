@@ -134,7 +134,7 @@ def test_rare_labels_are_drawn_more_often_and_reported_apart() -> None:
     )
     assert plan.task.rare == ("lesion", "cyst")
     assert plan.task.common_labels == ("liver",)
-    assert (plan.task.training.rare_oversampling, plan.task.training.adaptive_weights) == (1.0, True)
+    assert (plan.task.training.rare_oversampling, plan.task.training.adaptive_weights) == (0.7, True)
     assert plan.reasons["labels.1"] == "in 2 of 20 cases"
     assert plan.reasons["labels.2"] == "in no case: nothing to learn it from"
     assert planned(HIPPOCAMPUS).task.rare == ()

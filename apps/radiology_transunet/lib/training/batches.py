@@ -11,11 +11,22 @@ from lib.training.distributed import ALONE, Group
 from lib.training.run import memory_format
 
 
-def draw_batch(data: TrainingSet, config: FitConfig, step: int, device: torch.device, group: Group = ALONE) -> Batch:
-    """The pictures of a step that are this process's own, with those of all its accumulated batches."""
+def draw_batch(
+    data: TrainingSet, config: FitConfig, step: int, progress: float, device: torch.device, group: Group = ALONE
+) -> Batch:
+    """The pictures of a step that are this process's own, with those of all its accumulated batches.
+
+    Args:
+        data: to draw from.
+        config: how.
+        step: number of the step, which the draws follow from.
+        progress: share of the run that is over; rare labels are drawn the less often for their sake the later it is.
+        device: where the pictures go.
+        group: the processes that share the step.
+    """
     rng = np.random.default_rng((config.seed, step))
     count, seed = config.batch_size * config.accumulate, int(rng.integers(2**62))
-    picks = data.sampler.draw(rng, count, config.foreground, config.rare_oversampling)
+    picks = data.sampler.draw(rng, count, config.foreground, config.rare_oversampling * (1 - progress))
     drawn = augment.draw(rng, config.augment, count, data.dimensions)
     own = group.share(count)
     partners = 1 if drawn.mixing is not None and group.size > 1 else 0  # each picture's is the one before it

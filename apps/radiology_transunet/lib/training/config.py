@@ -81,8 +81,9 @@ class FitConfig:
         warmup: share of the run in which the rate rises from zero.
         schedule: how the rate falls to zero afterwards, or "constant": it stays.
         foreground: share of a batch drawn around a voxel of a label.
-        rare_oversampling: how the label of such a draw is chosen: 1 = each label as often as any other however rare it
-            is, 0 = as often as the cases show it, between them a mixture.
+        rare_oversampling: how the label of such a draw is chosen at first: 1 = each label as often as any other however
+            rare it is, 0 = as often as the cases show it, between them a mixture. It fades to 0 by the end of the run:
+            what was learned of the rare labels stays, and the common ones end with the data as they are.
         loss: what joins the Dice loss: cross-entropy, focal cross-entropy, or cross-entropy with Tversky for Dice.
         dice_weight: weight of the Dice (or Tversky) loss; the other loss has the rest of 1.
         focal_gamma: exponent of the focal loss (Lin et al., arXiv:1708.02002).
@@ -113,7 +114,7 @@ class FitConfig:
     warmup: float = 0.05
     schedule: Schedule = "cosine"
     foreground: float = 0.7
-    rare_oversampling: float = 1.0
+    rare_oversampling: float = 0.7
     loss: Loss = "dice_ce"
     dice_weight: float = 0.5
     focal_gamma: float = 2.0

@@ -178,7 +178,7 @@ def _train(run: Run, data: TrainingSet, judging: Judging, budget: Budget, keeper
     while (progress := run.group.exchange(budget.progress(run.step))[0]) < 1:
         rate = config.learning_rate * rate_factor(progress, config.warmup, config.schedule)
         with run.group.step():
-            run.learn(draw_batch(data, config, run.step, device, run.group), rate)
+            run.learn(draw_batch(data, config, run.step, progress, device, run.group), rate)
         due = len(validation) > 0 and config.validate_every > 0 and run.step % config.validate_every == 0
         kept = due and run.validated(_mean_dice(run, judging, tell))
         keeper.keep(run, budget.clock(), now=kept)

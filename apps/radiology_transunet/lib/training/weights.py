@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-HIGHEST = 2.0
+HIGHEST = 1.25
 """Largest weight of a label; the smallest is 1, so that what is gained for one is not taken from the others."""
 DECAY = 0.95
 """Of the running Dice, for each batch that shows the label."""
@@ -65,7 +65,7 @@ def lag(running: RunningDice) -> Weights:
 
 
 def label_weights(counts: Sequence[int], total: int, running: RunningDice) -> Weights:
-    """Weight of each label: 1 / effective number x lag, over the median of the labels, within [1, 2].
+    """Weight of each label: 1 / effective number x lag, over the median of the labels, within [1, `HIGHEST`].
 
     So half of the labels weigh 1, as they would without weights. A label that never occurs weighs 1 and has no part in
     the median.

@@ -236,7 +236,7 @@ def _training(
         draft.because("training.max_minutes", "the schedule shrinks to this; more is better")
     draft.because("training.learning_rate", "peak; larger networks need smaller steps")
     if scarce:
-        draft.because("training.rare_oversampling", "some labels are rare: each is drawn as often as any other")
+        draft.because("training.rare_oversampling", "some labels are rare: drawn more often than the images show them, less and less so")
         draft.because("training.adaptive_weights", "labels that are rare or lag behind weigh more")
     else:
         draft.because("training.rare_oversampling", "no label is rare: half as the images show them")
@@ -246,7 +246,7 @@ def _training(
         batch_size=batch,
         crop=crop,
         learning_rate=machine.learning_rate,
-        rare_oversampling=1.0 if scarce else 0.5,
+        rare_oversampling=0.7 if scarce else 0.5,
         adaptive_weights=scarce,
     )
 
