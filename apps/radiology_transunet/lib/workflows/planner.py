@@ -236,7 +236,10 @@ def _training(
         draft.because("training.max_minutes", "the schedule shrinks to this; more is better")
     draft.because("training.learning_rate", "peak; larger networks need smaller steps")
     if scarce:
-        draft.because("training.rare_oversampling", "some labels are rare: drawn more often than the images show them, less and less so")
+        draft.because(
+            "training.rare_oversampling",
+            "some labels are rare: drawn more often than the images show them, less and less so",
+        )
         draft.because("training.adaptive_weights", "labels that are rare or lag behind weigh more")
     else:
         draft.because("training.rare_oversampling", "no label is rare: half as the images show them")
