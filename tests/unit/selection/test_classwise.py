@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lib.selection.cases import Labelled
-from lib.selection.classwise import classwise_lanes, label_weights, power, rare_labels
+from lib.selection.classwise import classwise_quotas, label_weights, power, rare_labels
 from lib.selection.pool import Pool
 from lib.selection.strategies import STRATEGIES
 from lib.selection.uncertainty import label_uncertainty
@@ -51,8 +51,8 @@ def test_with_beta_one_a_case_is_first_in_proportion_to_its_uncertainty() -> Non
 
 def test_labels_draw_their_noise_apart() -> None:
     pool = Pool.of([str(i) for i in range(30)], ("liver", "cyst"), quantities={"entropy": np.full((30, 2), 0.5)})
-    lanes = classwise_lanes(pool, 1, replace(GREEDY, power_first=1.0, power_last=1.0))
-    assert lanes[1].order.tolist() != lanes[2].order.tolist()
+    quotas = classwise_quotas(pool, 1, replace(GREEDY, power_first=1.0, power_last=1.0))
+    assert quotas[1].order.tolist() != quotas[2].order.tolist()
 
 
 def test_rare_labels_have_larger_quotas() -> None:
@@ -61,10 +61,10 @@ def test_rare_labels_have_larger_quotas() -> None:
         "a", ("liver", "cyst", "vein"), rare=("cyst",), quantities={"entropy": [[1.0] * 3]}, labelled=labelled
     )
     np.testing.assert_allclose(label_weights(pool, replace(OPTIONS, rare_weight=2.0)), [1, 2 / math.sqrt(0.25), 2**0.5])
-    lanes = classwise_lanes(pool, 1, replace(OPTIONS, entropy_share=0.4, rare_weight=2.0))
-    shares = [lane.share for lane in lanes]
+    quotas = classwise_quotas(pool, 1, replace(OPTIONS, entropy_share=0.4, rare_weight=2.0))
+    shares = [quota.share for quota in quotas]
     np.testing.assert_allclose(shares, [0.4, *(0.6 * np.array([1, 4, 2**0.5]) / (5 + 2**0.5))])
-    assert [lane.name for lane in lanes] == ["plain entropy", "liver", "cyst", "vein"]
+    assert [quota.name for quota in quotas] == ["plain entropy", "liver", "cyst", "vein"]
 
 
 def test_a_label_is_rare_when_the_task_says_so_or_few_labelled_cases_hold_it() -> None:
@@ -78,7 +78,7 @@ def test_a_label_is_rare_when_the_task_says_so_or_few_labelled_cases_hold_it() -
 def test_a_label_that_nothing_is_known_of_has_no_quota() -> None:
     entropy = np.column_stack([np.linspace(0.1, 0.9, 20), np.full(20, NAN)])
     pool = Pool.of([f"case {i:02d}" for i in range(20)], ("liver", "never"), quantities={"entropy": entropy})
-    assert [lane.share for lane in classwise_lanes(pool, 1, GREEDY)] == [0.0, 1.0, 0.0]
+    assert [quota.share for quota in classwise_quotas(pool, 1, GREEDY)] == [0.0, 1.0, 0.0]
     ranking = classwise(pool, 1, GREEDY)
     assert order_of(ranking, pool) == sorted(pool.ids, reverse=True)
     assert not any("never" in reason for reason in ranking.reasons)

@@ -9,7 +9,7 @@ import pytest
 
 from lib.selection.cases import Labelled
 from lib.selection.config import SelectionConfig
-from lib.selection.dealing import Lane, deal, place_lanes
+from lib.selection.dealing import Quota, deal, place_quotas
 from lib.selection.pool import Pool
 from lib.selection.ranking import Ranking
 from pools import OPTIONS, facts, order_of
@@ -17,18 +17,18 @@ from pools import OPTIONS, facts, order_of
 NO_CAPS = replace(OPTIONS, patient_cap=0, site_cap=1.0)
 
 
-def lane(name: str, share: float, order: list[int], count: int) -> Lane:
-    return Lane(name, share, np.array(order, dtype=np.int64), np.zeros(count), lambda i: f"case {i}")
+def quota(name: str, share: float, order: list[int], count: int) -> Quota:
+    return Quota(name, share, np.array(order, dtype=np.int64), np.zeros(count), lambda i: f"case {i}")
 
 
-def lanes_of(ranking: Ranking) -> list[str]:
+def quotas_of(ranking: Ranking) -> list[str]:
     return [ranking.reasons[i].removeprefix("quota of ").split(":")[0] for i in ranking.order]
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_in_every_run_of_places_a_lane_has_its_share(seed: int) -> None:
+def test_in_every_run_of_places_a_quota_has_its_share(seed: int) -> None:
     shares = (0.5, 0.3, 0.15, 0.05)
-    places = place_lanes(shares, 0, 400, seed)
+    places = place_quotas(shares, 0, 400, seed)
     for length in (3, 10, 40, 400):
         for start in range(0, 401 - length, length):
             counts = Counter(places[start : start + length])
@@ -36,39 +36,41 @@ def test_in_every_run_of_places_a_lane_has_its_share(seed: int) -> None:
 
 
 def test_places_go_on_from_those_of_the_labelled_cases() -> None:
-    assert place_lanes((2, 1, 1), 7, 20, 3) == place_lanes((2, 1, 1), 0, 27, 3)[7:]
-    assert place_lanes((1, 0, 3), 0, 50, 3).count(1) == 0
-    assert place_lanes((), 0, 2, 3) == [0, 0]
+    assert place_quotas((2, 1, 1), 7, 20, 3) == place_quotas((2, 1, 1), 0, 27, 3)[7:]
+    assert place_quotas((1, 0, 3), 0, 50, 3).count(1) == 0
+    assert place_quotas((), 0, 2, 3) == [0, 0]
 
 
-def test_a_ranking_has_as_many_cases_of_a_lane_as_its_quota() -> None:
+def test_a_ranking_has_as_many_cases_of_a_quota_as_its_quota() -> None:
     pool = Pool.of([f"case {i}" for i in range(60)], ())
     blocks = [list(range(start, start + 20)) for start in (0, 20, 40)]
-    lanes = [lane(name, share, block, 60) for name, share, block in zip("xyz", (5, 3, 2), blocks, strict=True)]
-    ranking = deal(pool, 1, NO_CAPS, lanes)
-    counts = Counter(lanes_of(ranking)[:30])
+    quotas = [quota(name, share, block, 60) for name, share, block in zip("xyz", (5, 3, 2), blocks, strict=True)]
+    ranking = deal(pool, 1, NO_CAPS, quotas)
+    counts = Counter(quotas_of(ranking)[:30])
     assert all(abs(counts[name] - wanted) <= 1 for name, wanted in zip("xyz", (15, 9, 6), strict=True))
-    for block in blocks:  # each in the order of its lane
+    for block in blocks:  # each in the order of its quota
         assert [i for i in ranking.order.tolist() if i in block] == block
 
 
-def test_a_lane_without_cases_hands_its_places_to_the_next() -> None:
+def test_a_quota_without_cases_hands_its_places_to_the_next() -> None:
     pool = Pool.of("abcd", ())
-    ranking = deal(pool, 1, NO_CAPS, [lane("empty", 0.9, [], 4), lane("next", 0.05, [2, 1], 4), lane("off", 0, [3], 4)])
+    ranking = deal(
+        pool, 1, NO_CAPS, [quota("empty", 0.9, [], 4), quota("next", 0.05, [2, 1], 4), quota("off", 0, [3], 4)]
+    )
     assert order_of(ranking, pool)[:2] == ["c", "b"]
-    assert lanes_of(ranking)[:3] == ["next", "next", "uncertainty"]
+    assert quotas_of(ranking)[:3] == ["next", "next", "uncertainty"]
 
 
 def test_behind_the_depth_cases_stand_by_uncertainty() -> None:
     pool = Pool.of("abcde", ("liver",), quantities={"entropy": [[0.5], [0.1], [0.9], [0.3], [0.7]]})
-    ranking = deal(pool, 1, replace(NO_CAPS, depth=2), [lane("x", 1, [1, 3, 0, 2, 4], 5)])
+    ranking = deal(pool, 1, replace(NO_CAPS, depth=2), [quota("x", 1, [1, 3, 0, 2, 4], 5)])
     assert order_of(ranking, pool) == ["b", "d", "c", "e", "a"]
     assert ranking.reasons[2] == "mean entropy 0.900 nats over 1 label, highest in liver (0.900)"
     np.testing.assert_array_equal(ranking.scores, [0.5, 0.0, 0.9, 0.0, 0.7])
 
 
 def ranked(options: SelectionConfig, pool: Pool) -> list[str]:
-    return order_of(deal(pool, 1, options, [lane("x", 1, list(range(len(pool))), len(pool))]), pool)
+    return order_of(deal(pool, 1, options, [quota("x", 1, list(range(len(pool))), len(pool))]), pool)
 
 
 def test_patients_take_turns_and_those_with_labels_had_theirs() -> None:

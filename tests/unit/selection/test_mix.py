@@ -8,7 +8,7 @@ import pytest
 from lib.core.errors import InvalidSettings
 from lib.selection.cases import Labelled
 from lib.selection.config import Mix
-from lib.selection.mix import mixed_lanes
+from lib.selection.mix import mixed_quotas
 from lib.selection.pool import Pool
 from lib.selection.strategies import STRATEGIES
 from pools import OPTIONS, line
@@ -51,7 +51,7 @@ def test_each_part_has_its_quota() -> None:
 
 def test_places_of_a_rare_label_that_nothing_shows_go_to_plain_uncertainty() -> None:
     pool = replace(full_pool(), presence=np.tile([1.0, 0.0], (60, 1)), volumes_ml=np.tile([1.0, 0.0], (60, 1)))
-    names = [lane.name for lane in mixed_lanes(pool, 1, OPTIONS)]
+    names = [quota.name for quota in mixed_quotas(pool, 1, OPTIONS)]
     assert names[names.index("the rare label cyst") + 1] == "plain entropy"
     ranking = default(
         pool, 1, replace(OPTIONS, mix=Mix(1, 1, 0, 0), presence_share=1.0, entropy_share=0.0, site_cap=1.0)

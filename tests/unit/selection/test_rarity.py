@@ -10,7 +10,7 @@ from lib.selection.cases import Labelled
 from lib.selection.draws import keys
 from lib.selection.mixture import Mixture, fit_mixture, log_density, principal_axes
 from lib.selection.pool import Pool
-from lib.selection.rarity import evidence, novelty_lanes, percentile, presence_lanes
+from lib.selection.rarity import evidence, novelty_quotas, percentile, presence_quotas
 from lib.selection.strategies import STRATEGIES
 from pools import NAN, OPTIONS, line, order_of
 
@@ -84,14 +84,14 @@ def test_rare_labels_share_by_how_rare_they_are_and_one_that_nothing_shows_has_n
     pool = Pool.of(
         "ab", ("cyst", "never"), rare=("cyst", "never"), presence=[[0.5, 0.05], [0.2, 0.0]], labelled=labelled
     )
-    lanes = presence_lanes(pool, 1, replace(OPTIONS, presence_share=0.6, presence_min=0.1))
-    assert [lane.order.tolist() for lane in lanes] == [[0, 1], []]
-    np.testing.assert_allclose([lane.share for lane in lanes], 0.6 * np.array([1, 2**0.5]) / (1 + 2**0.5))
+    quotas = presence_quotas(pool, 1, replace(OPTIONS, presence_share=0.6, presence_min=0.1))
+    assert [quota.order.tolist() for quota in quotas] == [[0, 1], []]
+    np.testing.assert_allclose([quota.share for quota in quotas], 0.6 * np.array([1, 2**0.5]) / (1 + 2**0.5))
 
 
 def test_without_labelled_embeddings_nothing_is_unlike_them() -> None:
     pool = Pool.of("ab", ("liver",), quantities={"entropy": [[0.1], [0.9]]}, embeddings=line([0, 5]))
-    assert novelty_lanes(pool, 1, OPTIONS) == []
+    assert novelty_quotas(pool, 1, OPTIONS) == []
     assert order_of(rare(pool, 1, OPTIONS), pool) == ["b", "a"]
 
 

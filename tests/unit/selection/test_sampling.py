@@ -84,3 +84,13 @@ def test_scores_fall_along_the_order(name: str) -> None:
     assert (np.diff(ranking.scores[ranking.order]) < 0).all()
     assert ranking.scores.min() > 0
     assert ranking.scores.max() <= 1
+
+
+def test_labels_are_drawn_on_from_where_the_labelled_cases_ended() -> None:
+    volumes = np.array([[1.0, 0.0], [0.0, 1.0]] * 10)
+    pool = Pool.of([f"case {i}" for i in range(20)], ("liver", "cyst"), volumes_ml=volumes)
+    before = order_of(foreground(pool, 2, OPTIONS), pool)
+    rest = [i for i in range(20) if pool.ids[i] not in before[:3]]
+    labelled = Labelled.of(before[:3], np.ones((3, 2)))
+    later = Pool.of([pool.ids[i] for i in rest], pool.labels, volumes_ml=volumes[rest], labelled=labelled)
+    assert order_of(foreground(later, 2, OPTIONS), later) == before[3:]

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from lib.selection.arrays import FloatArray
+from lib.selection.arrays import FloatArray, Keys
 from lib.selection.config import SelectionConfig
-from lib.selection.dealing import Lane, deal
+from lib.selection.dealing import Quota, deal
 from lib.selection.draws import gumbel, keys, uniform
 from lib.selection.pool import Pool
 from lib.selection.ranking import Ranking, descending
@@ -13,27 +13,27 @@ from lib.selection.uncertainty import WORDS, by_quantity, label_uncertainty
 
 def classwise_power(pool: Pool, seed: int, options: SelectionConfig) -> Ranking:
     """Quotas for labels, each filled by noisy uncertainty of that label; the rest by plain uncertainty."""
-    return deal(pool, seed, options, classwise_lanes(pool, seed, options))
+    return deal(pool, seed, options, classwise_quotas(pool, seed, options))
 
 
-def classwise_lanes(pool: Pool, seed: int, options: SelectionConfig) -> list[Lane]:
-    """A lane of plain uncertainty and one for each label that any case has a value of; shares add up to 1."""
+def classwise_quotas(pool: Pool, seed: int, options: SelectionConfig) -> list[Quota]:
+    """A quota of plain uncertainty and one for each label that any case has a value of; shares add up to 1."""
     plain = by_quantity(pool, seed, options.quantity)
     scored = plain.order[np.isfinite(plain.scores[plain.order])]
-    lanes = [Lane(f"plain {WORDS[options.quantity][0]}", 1.0, scored, plain.scores, plain.reasons.__getitem__)]
-    labels = [_label_lane(pool, seed, options, column) for column in range(len(pool.labels))]
-    weights = label_weights(pool, options) * np.array([len(lane.order) > 0 for lane in labels])
+    quotas = [Quota(f"plain {WORDS[options.quantity][0]}", 1.0, scored, plain.scores, plain.reasons.__getitem__)]
+    values, hashes = label_uncertainty(pool, options.quantity), keys(pool.ids, seed)
+    beta = power(len(pool.labelled), options)
+    labels = [_label_quota(label, values[:, column], hashes, beta) for column, label in enumerate(pool.labels)]
+    weights = label_weights(pool, options) * np.array([len(quota.order) > 0 for quota in labels])
     if not weights.sum():
-        return lanes
-    quotas = (1.0 - options.entropy_share) * weights / weights.sum()
-    return [lanes[0].scaled(options.entropy_share), *(lane.scaled(q) for lane, q in zip(labels, quotas, strict=True))]
+        return quotas
+    shares = (1.0 - options.entropy_share) * weights / weights.sum()
+    scaled = [quota.scaled(share) for quota, share in zip(labels, shares, strict=True)]
+    return [quotas[0].scaled(options.entropy_share), *scaled]
 
 
-def _label_lane(pool: Pool, seed: int, options: SelectionConfig, column: int) -> Lane:
-    """The cases by log uncertainty of one label + Gumbel noise / beta; cases without a value are left out."""
-    label, beta = pool.labels[column], power(len(pool.labelled), options)
-    values = label_uncertainty(pool, options.quantity)[:, column]
-    hashes = keys(pool.ids, seed)
+def _label_quota(label: str, values: FloatArray, hashes: Keys, beta: float) -> Quota:
+    """The cases by log uncertainty (n,) of one label + Gumbel noise / beta; cases without a value are left out."""
     with np.errstate(divide="ignore"):
         scores = np.log(values) + gumbel(uniform(hashes, f"power {label}")) / beta
     eligible = values > 0
@@ -43,7 +43,7 @@ def _label_lane(pool: Pool, seed: int, options: SelectionConfig, column: int) ->
         drawn = f"drawn by its uncertainty of {label}"
         return f"{drawn} ({values[i]:.3f}; log + noise / {beta:.3g} = {scores[i]:.2f})"
 
-    return Lane(label, 1.0, order, scores, why)
+    return Quota(label, 1.0, order, scores, why)
 
 
 def power(labelled: int, options: SelectionConfig) -> float:

@@ -1,4 +1,4 @@
-"""One list from several: each place belongs to a lane by its quota, and caps keep patients and sites apart."""
+"""One list from several: each place belongs to a quota by its share, and caps keep patients and sites apart."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -17,15 +17,15 @@ GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Lane:
-    """An order of cases with a quota.
+class Quota:
+    """A share of the places, and the order of the cases that fill them.
 
     Attributes:
-        name: of what the lane looks for, for the reasons.
-        share: of the places, as part of the sum over all lanes.
+        name: what it looks for, for the reasons.
+        share: of the places, as part of the sum over all quotas.
         order: indices of the cases, the best one in front; it may leave cases out.
         scores: (n,) by case, larger = label first.
-        why: a case's place in this lane in words.
+        why: what speaks for a case, in words.
     """
 
     name: str
@@ -34,60 +34,58 @@ class Lane:
     scores: FloatArray
     why: Callable[[int], str]
 
-    def scaled(self, factor: float) -> "Lane":
-        """The same lane with another share."""
-        return Lane(self.name, self.share * factor, self.order, self.scores, self.why)
+    def scaled(self, factor: float) -> "Quota":
+        """The same quota with another share."""
+        return Quota(self.name, self.share * factor, self.order, self.scores, self.why)
 
 
-def deal(pool: Pool, seed: int, options: SelectionConfig, lanes: Sequence[Lane]) -> Ranking:
-    """Rank by turns of the lanes.
+def deal(pool: Pool, seed: int, options: SelectionConfig, quotas: Sequence[Quota]) -> Ranking:
+    """Rank by quotas.
 
-    The first `depth` places are dealt one after the other: a place belongs to a lane, which gives its best case that
-    is left and within the caps; a lane that has none hands the place to the next one. The cases behind
-    follow by uncertainty, without quotas or caps. Places are counted from the number of labelled cases on, so that a
+    The first `depth` places are dealt one after the other: a place belongs to a quota and gets its best case that is
+    left and within the caps; where it has none, the next quota fills the place. The cases behind follow by
+    uncertainty, without quotas or caps. Places are counted from the number of labelled cases on, so that a
     list that is made anew after each label goes on where it was.
     """
     behind = by_quantity(pool, seed, options.quantity)
-    lanes = [lane for lane in lanes if lane.share > 0]
-    whole = Lane("uncertainty", 0.0, behind.order, behind.scores, behind.reasons.__getitem__)
-    places = place_lanes([lane.share for lane in lanes], len(pool.labelled), min(options.depth, len(pool)), seed)
+    quotas = [quota for quota in quotas if quota.share > 0]
+    whole = Quota("uncertainty", 0.0, behind.order, behind.scores, behind.reasons.__getitem__)
+    places = place_quotas([quota.share for quota in quotas], len(pool.labelled), min(options.depth, len(pool)), seed)
     caps, left = Caps.of(pool, options), np.ones(len(pool), dtype=np.bool_)
     order: list[int] = []
     scores, reasons = behind.scores.copy(), list(behind.reasons)
     for place in places:
-        lane, pick = _next([*lanes[place:], *lanes[:place], whole], left & caps.kept(left))
+        quota, pick = _next([*quotas[place:], *quotas[:place], whole], left & caps.kept(left))
         order.append(pick)
         left[pick] = False
         caps.count(pick)
-        scores[pick], reasons[pick] = lane.scores[pick], f"quota of {lane.name}: {lane.why(pick)}"
+        scores[pick], reasons[pick] = quota.scores[pick], f"quota of {quota.name}: {quota.why(pick)}"
     order += [i for i in behind.order.tolist() if left[i]]
     return Ranking(np.array(order, dtype=np.int64), scores, tuple(reasons))
 
 
-def place_lanes(shares: Sequence[float], first: int, count: int, seed: int) -> list[int]:
-    """Which lane each of the places `first`, `first` + 1, ... belongs to.
+def place_quotas(shares: Sequence[float], first: int, count: int, seed: int) -> list[int]:
+    """Which quota each of the places `first`, `first` + 1, ... belongs to.
 
     The multiples of the golden ratio, modulo 1, fall into the parts of the unit interval that are as long as the
-    shares: in any run of places each lane has its share of them to within one or two, and large and small lanes
+    shares: in any run of places each quota has its share of them to within two, and large and small quotas
     mix from the start. The seed moves the beginning.
     """
     if not shares:
         return [0] * count
     ends = np.cumsum(shares) / sum(shares)
     positions = (number(seed, "places") + GOLDEN * np.arange(first, first + count)) % 1.0
-    found = np.searchsorted(
-        ends[:-1], positions, side="right"
-    )  # without the last end, which rounding may leave below 1
-    return [int(lane) for lane in found]
+    # without the last end, which rounding may leave below 1
+    return [int(quota) for quota in np.searchsorted(ends[:-1], positions, side="right")]
 
 
-def _next(lanes: Sequence[Lane], allowed: BoolArray) -> tuple[Lane, int]:
-    """The first lane that has an allowed case, with its best one; the last lane has all cases."""
-    for lane in lanes:
-        found = allowed[lane.order]
+def _next(quotas: Sequence[Quota], allowed: BoolArray) -> tuple[Quota, int]:
+    """The first quota that has an allowed case, with its best one; the last quota has all cases."""
+    for quota in quotas:
+        found = allowed[quota.order]
         place = int(found.argmax()) if len(found) else 0
         if len(found) and found[place]:
-            return lane, int(lane.order[place])
+            return quota, int(quota.order[place])
     raise AssertionError("some case is always allowed")
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from lib.selection.arrays import BoolArray, FloatArray, IntArray, Keys
 from lib.selection.config import SelectionConfig
-from lib.selection.dealing import Lane
+from lib.selection.dealing import Quota
 from lib.selection.draws import keys
 from lib.selection.embeddings import Comparable, drawn_by_weight, nearest
 from lib.selection.pool import Pool
@@ -85,11 +85,11 @@ def hybrid(pool: Pool, seed: int, options: SelectionConfig) -> Ranking:
     return _spread_ranking(pool, space, np.flatnonzero(np.isin(space.cases, top)), seed, options)
 
 
-def diverse_lane(pool: Pool, seed: int, options: SelectionConfig) -> Lane:
-    """The spread cases as a lane; empty without embeddings."""
+def diverse_quota(pool: Pool, seed: int, options: SelectionConfig) -> Quota:
+    """The spread cases as a quota; empty without embeddings."""
     ranking = diverse(pool, seed, options)
     order = ranking.order[: min(options.depth, len(Comparable.of(pool)))]
-    return Lane("cases far from the labelled ones", 1.0, order, ranking.scores, ranking.reasons.__getitem__)
+    return Quota("cases far from the labelled ones", 1.0, order, ranking.scores, ranking.reasons.__getitem__)
 
 
 def _spread_ranking(pool: Pool, space: Comparable, among: IntArray, seed: int, options: SelectionConfig) -> Ranking:

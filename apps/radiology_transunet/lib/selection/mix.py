@@ -2,16 +2,16 @@
 
 from dataclasses import replace
 
-from lib.selection.classwise import classwise_lanes
+from lib.selection.classwise import classwise_quotas
 from lib.selection.config import SelectionConfig
-from lib.selection.dealing import Lane, deal
-from lib.selection.diversity import diverse_lane
+from lib.selection.dealing import Quota, deal
+from lib.selection.diversity import diverse_quota
 from lib.selection.embeddings import Comparable
 from lib.selection.pool import Pool
 from lib.selection.ranking import Ranking
-from lib.selection.rarity import novelty_lanes, presence_lanes
+from lib.selection.rarity import novelty_quotas, presence_quotas
 from lib.selection.sampling import foreground_random, stratified_random
-from lib.selection.typicality import typical, typical_lane
+from lib.selection.typicality import typical, typical_quota
 
 
 def mixed(pool: Pool, seed: int, options: SelectionConfig) -> Ranking:
@@ -23,24 +23,24 @@ def mixed(pool: Pool, seed: int, options: SelectionConfig) -> Ranking:
     """
     if len(pool.labelled) < options.cold_start:
         return _cold(pool, seed, options)
-    return deal(pool, seed, options, mixed_lanes(pool, seed, options))
+    return deal(pool, seed, options, mixed_quotas(pool, seed, options))
 
 
-def mixed_lanes(pool: Pool, seed: int, options: SelectionConfig) -> list[Lane]:
-    """The lanes of all parts; a lane without cases hands its places to the next one, so their order is a choice.
+def mixed_quotas(pool: Pool, seed: int, options: SelectionConfig) -> list[Quota]:
+    """The quotas of all parts; a quota without cases hands its places to the next one, so their order is a choice.
 
     Places of a rare label that nothing shows go to plain uncertainty, which is where it hides if it is anywhere, and
     not to what is unlike the labelled cases, which in small budgets are mostly bad pictures.
     """
     mix = options.mix
     parts = [
-        (mix.rare, novelty_lanes(pool, seed, options)),
-        (mix.diverse, [diverse_lane(pool, seed, options)] if mix.diverse else []),
-        (mix.typical, [typical_lane(pool, seed, options)] if mix.typical else []),
-        (mix.rare, presence_lanes(pool, seed, options)),
-        (mix.classwise_power, classwise_lanes(pool, seed, options)),
+        (mix.rare, novelty_quotas(pool, seed, options)),
+        (mix.diverse, [diverse_quota(pool, seed, options)] if mix.diverse else []),
+        (mix.typical, [typical_quota(pool, seed, options)] if mix.typical else []),
+        (mix.rare, presence_quotas(pool, seed, options)),
+        (mix.classwise_power, classwise_quotas(pool, seed, options)),
     ]
-    return [lane.scaled(share) for share, lanes in parts for lane in lanes]
+    return [quota.scaled(share) for share, quotas in parts for quota in quotas]
 
 
 def _cold(pool: Pool, seed: int, options: SelectionConfig) -> Ranking:

@@ -5,7 +5,7 @@ import numpy as np
 from lib.selection.arrays import BoolArray, FloatArray
 from lib.selection.classwise import label_weights, rare_labels
 from lib.selection.config import SelectionConfig
-from lib.selection.dealing import Lane, deal
+from lib.selection.dealing import Quota, deal
 from lib.selection.draws import keys
 from lib.selection.embeddings import Comparable, mean_distance, nearest
 from lib.selection.mixture import fit_mixture, log_density, principal_axes
@@ -19,17 +19,17 @@ CASES_A_COMPONENT = 10
 
 def rare(pool: Pool, seed: int, options: SelectionConfig) -> Ranking:
     """Quotas for cases that may show a rare label, and for cases unlike the labelled ones; then by uncertainty."""
-    return deal(pool, seed, options, [*presence_lanes(pool, seed, options), *novelty_lanes(pool, seed, options)])
+    return deal(pool, seed, options, [*presence_quotas(pool, seed, options), *novelty_quotas(pool, seed, options)])
 
 
-def presence_lanes(pool: Pool, seed: int, options: SelectionConfig) -> list[Lane]:
-    """A lane for each rare label, empty where no case may show it; their shares add up to `presence_share`."""
+def presence_quotas(pool: Pool, seed: int, options: SelectionConfig) -> list[Quota]:
+    """A quota for each rare label, empty where no case may show it; their shares add up to `presence_share`."""
     columns = rare_labels(pool, options)
     weights = label_weights(pool, options)[columns]
-    lanes = [_presence_lane(pool, seed, options, column) for column in columns]
+    quotas = [_presence_quota(pool, seed, options, column) for column in columns]
     return [
-        lane.scaled(options.presence_share * weight / weights.sum())
-        for lane, weight in zip(lanes, weights, strict=True)
+        quota.scaled(options.presence_share * weight / weights.sum())
+        for quota, weight in zip(quotas, weights, strict=True)
     ]
 
 
@@ -51,7 +51,7 @@ def evidence(volumes_ml: FloatArray, presence: FloatArray) -> FloatArray:
     return np.asarray(sure + volumes_ml / (volumes_ml + half), dtype=np.float64)
 
 
-def _presence_lane(pool: Pool, seed: int, options: SelectionConfig, column: int) -> Lane:
+def _presence_quota(pool: Pool, seed: int, options: SelectionConfig, column: int) -> Quota:
     label, volumes, presence = pool.labels[column], pool.volumes_ml[:, column], pool.presence[:, column]
     scores, eligible = evidence(volumes, presence), _may_show(pool, options)[:, column]
     order = descending(np.where(eligible, scores, np.nan), keys(pool.ids, seed))[: int(eligible.sum())]
@@ -62,11 +62,11 @@ def _presence_lane(pool: Pool, seed: int, options: SelectionConfig, column: int)
         seen = f"{holding} of {len(pool.labelled)} labelled cases hold it"
         return f"probability {sure}, {volumes[i]:.3g} ml predicted; {seen}"
 
-    return Lane(f"the rare label {label}", 1.0, order, scores, why)
+    return Quota(f"the rare label {label}", 1.0, order, scores, why)
 
 
-def novelty_lanes(pool: Pool, seed: int, options: SelectionConfig) -> list[Lane]:
-    """One lane by distance to the labelled cases, or none where there is nothing to compare; its share is the rest."""
+def novelty_quotas(pool: Pool, seed: int, options: SelectionConfig) -> list[Quota]:
+    """One quota by distance to the labelled cases, or none where there is nothing to compare; its share is the rest."""
     space = Comparable.of(pool)
     if not len(space) or not len(space.anchors):
         return []
@@ -80,7 +80,7 @@ def novelty_lanes(pool: Pool, seed: int, options: SelectionConfig) -> list[Lane]
         unlike = f"further from the labelled cases than {100 * scores[i]:.0f} % of the pool"
         return f"{unlike}; the nearest of them is {space.anchor_ids[beside[i]]}"
 
-    return [Lane("cases unlike the labelled ones", 1.0 - options.presence_share, order, scores, why)]
+    return [Quota("cases unlike the labelled ones", 1.0 - options.presence_share, order, scores, why)]
 
 
 def novelty(space: Comparable, seed: int, options: SelectionConfig) -> FloatArray:

@@ -6,7 +6,7 @@ import numpy as np
 
 from lib.selection.arrays import FloatArray, IntArray, Keys
 from lib.selection.config import SelectionConfig
-from lib.selection.dealing import Lane
+from lib.selection.dealing import Quota
 from lib.selection.diversity import NO_EMBEDDING
 from lib.selection.draws import keys
 from lib.selection.embeddings import Comparable, k_means, mean_distance
@@ -42,11 +42,11 @@ def typical(pool: Pool, seed: int, options: SelectionConfig) -> Ranking:
     return Ranking(np.array(order, dtype=np.int64), scores, tuple(reasons))
 
 
-def typical_lane(pool: Pool, seed: int, options: SelectionConfig) -> Lane:
-    """The typical cases as a lane; empty without embeddings."""
+def typical_quota(pool: Pool, seed: int, options: SelectionConfig) -> Quota:
+    """The typical cases as a quota; empty without embeddings."""
     ranking = typical(pool, seed, options)
     order = ranking.order[: int(np.isfinite(ranking.scores).sum())]
-    return Lane("typical", 1.0, order, ranking.scores, ranking.reasons.__getitem__)
+    return Quota("typical", 1.0, order, ranking.scores, ranking.reasons.__getitem__)
 
 
 def typicality(points: FloatArray, neighbours: int) -> FloatArray:
