@@ -1,0 +1,70 @@
+"""A ledger of an older version keeps what it holds."""
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from ledger_support import START, TASK
+
+from lib.ledger import schema, tables
+from lib.ledger.database import Database
+from lib.ledger.ledger import Ledger
+
+
+def at_version(url: str, version: str) -> Database:
+    database = Database(url)
+    config = Config()
+    config.set_main_option("script_location", str(schema.MIGRATIONS))
+    with database.write() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, version)
+    return database
+
+
+def insert(connection: sa.Connection, table: str, **values: object) -> None:
+    known = tables.metadata.tables[table]
+    columns = [sa.column(name, known.c[name].type) for name in values]
+    connection.execute(sa.insert(sa.table(table, *columns)).values(values))
+
+
+def test_what_was_handed_out_before_lanes_came_has_the_lane_of_its_strategy(empty_url: str) -> None:
+    database = at_version(empty_url, "0002")
+    made = {"created_at": START}
+    with database.write() as connection:
+        insert(connection, "patients", patient="p", split="pool", reason="", **made)
+        texts = dict.fromkeys(("reason", "description", "institution", "manufacturer", "date"), "")
+        insert(
+            connection,
+            "series",
+            series_uid="1.1",
+            study_uid="1",
+            patient="p",
+            status="ready",
+            modality="CT",
+            instances=3,
+            frame_of_reference_uid="f",
+            findings=[],
+            updated_at=START,
+            **texts,
+            **made,
+        )
+        insert(connection, "queues", task=TASK, strategy="entropy", is_active=True, built_at=START)
+        row = {"series_uid": "1.1", "task": TASK, "why": "unsure"}
+        insert(connection, "queue_rows", queue_id=1, rank=0, score=0.5, is_free=True, **row)
+        for strategy in ("entropy", ""):
+            lease = {**row, "annotator": "anna", "strategy": strategy, "acquired_at": START, "expires_at": START}
+            insert(connection, "leases", ended_at=START, ending="labelled", **lease)
+        who = {"origin": "human", "author": "anna", "voxels": {}, "nothing_found": False, "reason": ""}
+        insert(connection, "annotations", series_uid="1.1", task=TASK, status="submitted", made_at=START, **who, **made)
+    schema.upgrade(database)
+    with database.read() as connection:
+        assert list(connection.execute(sa.select(tables.leases.c.lane).order_by(tables.leases.c.id)).scalars()) == [
+            "entropy",
+            "",
+        ]
+    ledger = Ledger(empty_url)
+    assert [(entry.why, entry.lane) for entry in ledger.queue.head(TASK, "entropy")] == [("unsure", "entropy")]
+    (kept,) = ledger.annotations.list()
+    assert (kept.status, kept.held_reason, kept.is_held) == ("submitted", "", False)
+    assert ledger.queue.turns(TASK) == 1
+    ledger.close()
+    database.close()
