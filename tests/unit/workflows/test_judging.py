@@ -1,30 +1,43 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from lib.core.errors import NotFound
 from lib.inference.model import Manifest, build_network, save_model
 from lib.training.measure import CaseMetrics, LabelFigures
 from lib.workflows import judging
+from lib.workflows.anchors import line
 from lib.workflows.casecache import CaseCache
 from lib.workflows.collect import CalibrationCases, PromotionCases, accepted_ids, collect
 from lib.workflows.gate import Verdict
 from lib.workflows.judging import Exam, decide
 from lib.workflows.models import load_version
+from lib.workflows.promotion import promote, rollback
 from lib.workflows.services import Services
 
 Label = Callable[..., int]
 
 
-def stub_of(labels: tuple[str, ...], quality: dict[int, float]) -> Callable[..., tuple[CaseMetrics, ...]]:
+Quality = float | tuple[float, float]
+"""Dice of both labels, or of ball and cube."""
+
+
+def stub_of(
+    labels: tuple[str, ...], quality: dict[int, Quality], measurements: list[tuple[int, int]]
+) -> Callable[..., tuple[CaseMetrics, ...]]:
     """Measures a version by its number: its Dice by label and case lie around its quality."""
 
     def measured(version, cases, report=lambda share: None):
         report(1.0)
-        dice = quality[version] + 0.002 * np.random.default_rng(version).standard_normal((len(cases.rows), len(labels)))
+        measurements.append((version, len(cases)))
+        dice = np.array(quality[version]) + 0.002 * np.random.default_rng(version).standard_normal(
+            (len(cases.rows), len(labels))
+        )
         figures = ([LabelFigures(value, 1.0, value, 0.0, 0.0) for value in row] for row in dice)
         return tuple(CaseMetrics("case", dict(zip(labels, row, strict=True)), 0.02) for row in figures)
 
@@ -35,18 +48,20 @@ def stub_of(labels: tuple[str, ...], quality: dict[int, float]) -> Callable[...,
 def judge(services: Services, label: Label, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Verdict]:
     """Judge the newest of some versions, whose Dice on each label is given by version; the first one serves."""
     task = services.task()
-    quality: dict[int, float] = {}
+    quality: dict[int, Quality] = {}
     heard: list[str] = []
+    measurements: list[tuple[int, int]] = []
+    numbers = count()
 
     monkeypatch.setattr(judging, "load_version", lambda services, task, model: model.version)
-    monkeypatch.setattr(judging, "_measured", stub_of(services.task().schema.names, quality))
+    monkeypatch.setattr(judging, "_measured", stub_of(services.task().schema.names, quality, measurements))
     monkeypatch.setattr(judging, "seconds_a_case", lambda predictor, cases: 1.0)
 
     def add_labels(patients: int) -> None:
-        for number in range(patients):
-            label(f"x{number}", "promotion", empty=True)
+        for _ in range(patients):
+            label(f"x{next(numbers)}", "promotion", empty=True)
 
-    def act(*dice: float, patients: int, versions_first: bool = False, **gate: object) -> Verdict:
+    def act(*dice: Quality, patients: int, versions_first: bool = False, **gate: object) -> Verdict:
         settings = replace(services.settings, gate=replace(services.settings.gate, **gate))
         object.__setattr__(services, "settings", settings)
         if not versions_first:
@@ -69,7 +84,7 @@ def judge(services: Services, label: Label, tmp_path: Path, monkeypatch: pytest.
         exam = Exam(version, {"mean_dice": 0.9}, 0.9, CalibrationCases(cache, ()), cases)
         return decide(services, task, exam, lambda share, message: heard.append(message))
 
-    act.heard = heard  # type: ignore[attr-defined]
+    act.heard, act.measurements = heard, measurements  # type: ignore[attr-defined]
     return act
 
 
@@ -128,6 +143,81 @@ def test_a_verdict_that_was_given_stands_and_nothing_is_measured_again(services:
     exam = Exam(2, {}, None, CalibrationCases(cache, ()), PromotionCases(cache, ()))
     assert decide(services, services.task(), exam, lambda share, message: judge.heard.append(message)) == first
     assert judge.heard == []
+
+
+def test_losses_within_the_margin_do_not_add_up_over_promotions(services: Services, judge) -> None:
+    first = judge((0.80, 0.80), (0.84, 0.785), patients=6)
+    assert (first.promote, first.anchored) == (True, ())
+    judge.measurements.clear()
+    second = judge((0.88, 0.77), patients=0)
+    assert all(label.holds for label in second.labels)
+    assert second.mean.holds
+    assert not second.promote
+    [cube] = second.anchored
+    assert (cube.name, cube.against, cube.holds) == ("cube", 1, False)
+    assert cube.difference == pytest.approx(-0.03, abs=0.003)
+    assert "cube -0.0" in second.reason
+    assert second.reason.endswith("lack at most 0.02 of version 1, the best in it that has served")
+    assert judge.measurements == [(2, 6), (3, 6)]  # of version 1 nothing had to be measured again
+    assert Verdict.from_dict(json.loads(json.dumps(second.to_dict()))) == second
+
+
+def test_what_came_since_is_measured_for_the_version_that_had_a_label_best_and_for_no_other(
+    services: Services, judge
+) -> None:
+    judge((0.80, 0.80), (0.84, 0.785), patients=6)
+    judge((0.90, 0.785), patients=0)
+    judge.measurements.clear()
+    verdict = judge((0.95, 0.785), patients=2)
+    assert judge.measurements == [(3, 8), (4, 8), (1, 2)]
+    assert [(label.name, label.against, label.patients) for label in verdict.anchored] == [("cube", 1, 8)]
+    assert verdict.promote
+    judge.measurements.clear()
+    judge((0.5, 0.5), patients=0)
+    assert judge.measurements == [(4, 8), (5, 8)]
+
+
+def test_a_decision_by_hand_starts_the_line_of_anchors_anew(services: Services, judge) -> None:
+    task = services.task()
+    judge((0.80, 0.80), (0.84, 0.785), patients=6)
+    judge((0.90, 0.775), patients=0)
+    assert (services.registry.served(task.name), line(services, task)) == ((1, 2), (1,))
+    promote(services, task, 3, "by hand: the cube matters less")
+    assert (services.registry.served(task.name), line(services, task)) == ((1, 2, 3), ())
+    assert judge((0.95, 0.77), patients=0).promote
+    assert line(services, task) == (3,)
+    rollback(services, task, "by hand")
+    assert services.registry.served(task.name) == (1, 2, 3)
+
+
+def test_a_former_version_that_cannot_be_loaded_is_no_anchor_and_stops_no_verdict(
+    services: Services, judge, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    judge((0.80, 0.80), (0.84, 0.785), patients=6)
+
+    def load(services, task, model):
+        if model.version == 1:
+            raise NotFound("weights are gone")
+        return model.version
+
+    monkeypatch.setattr(judging, "load_version", load)
+    assert judge((0.90, 0.77), patients=1).promote
+    assert "version 1 is no anchor of this verdict: weights are gone" in caplog.text
+
+
+def test_a_golden_case_in_which_something_is_invented_has_changed(
+    services: Services, label: Label, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = services.task()
+    series = services.ledger.annotations.get(label("g", empty=True)).series_uid
+    gate = replace(services.settings.gate, golden=(series,))
+    object.__setattr__(services, "settings", replace(services.settings, gate=gate))
+    found = LabelFigures(0.0, 1.0, 0.0, 1.0, None)
+    cases = {"nothing": {"ball": None, "cube": None}, "a ball": {"ball": found, "cube": None}}
+    monkeypatch.setattr(judging, "_measured", lambda who, some: (CaseMetrics("case", cases[who], 0.0),))
+    assert judging.golden_changes(services, task, ("nothing", "a ball")) == {series: -1.0}
+    assert judging.golden_changes(services, task, ("a ball", "nothing")) == {series: 1.0}
+    assert judging.golden_changes(services, task, ("nothing", "nothing")) == {series: 0.0}
 
 
 def test_a_golden_case_that_changed_keeps_the_champion(services: Services, judge, label: Label) -> None:

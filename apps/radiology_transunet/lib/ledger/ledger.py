@@ -18,8 +18,10 @@ from lib.ledger.audit import Audit
 from lib.ledger.book import Clock, insert_new, utc_now
 from lib.ledger.corrections import Corrections
 from lib.ledger.database import Database
+from lib.ledger.figures import Figures
 from lib.ledger.jobs import Jobs
 from lib.ledger.models import Models
+from lib.ledger.nights import Nights
 from lib.ledger.outbox import Outbox
 from lib.ledger.queue import Queue
 from lib.ledger.rows import Cursor
@@ -40,6 +42,8 @@ class Ledger:
         jobs: work for the workers.
         outbox: what the archive has to be told.
         models: verdicts on model versions.
+        figures: of versions that served, on promotion cases.
+        nights: who starts the trainings of a scheduled moment.
         audit: who did what to what.
 
     Args:
@@ -63,6 +67,8 @@ class Ledger:
         self.jobs = Jobs(*book)
         self.outbox = Outbox(*book)
         self.models = Models(*book)
+        self.figures = Figures(*book)
+        self.nights = Nights(*book)
         self.audit = Audit(*book)
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -1,8 +1,8 @@
 """The tables, and the rules that the database itself keeps.
 
-    patients 1--n series 1--n annotations 1--n outbox, scores, embeddings, corrections
+    patients 1--n series 1--n annotations 1--n outbox, scores, embeddings, corrections, case_figures
                        |--n leases, skips, queue_rows n--1 queues
-    jobs, verdicts, cursors, audit stand alone
+    jobs, verdicts, nights, cursors, audit stand alone
 
 A change here needs a migration: a test compares both.
 """
@@ -239,6 +239,25 @@ verdicts = sa.Table(
     partial("ix_verdicts_one_open", "task", "version", where="state = 'open'"),
     sa.Index("ix_verdicts_task", "task", "id"),
     sqlite_autoincrement=True,
+)
+
+case_figures = sa.Table(
+    "case_figures",  # of models that served, on promotion cases
+    metadata,
+    sa.Column("model", sa.Text, primary_key=True),  # name of its folder in the registry
+    sa.Column("annotation_id", BIG_ID, sa.ForeignKey("annotations.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("dice", Json, nullable=False),
+    sa.Index("ix_case_figures_annotation_id", "annotation_id"),
+)
+
+nights = sa.Table(
+    "nights",  # who started the trainings of a scheduled moment
+    metadata,
+    sa.Column("task", sa.Text, primary_key=True),
+    sa.Column("moment", sa.Text, primary_key=True),
+    text("holder"),
+    sa.Column("until", UtcDateTime, nullable=False),
+    sa.Column("done_at", UtcDateTime),
 )
 
 cursors = sa.Table(

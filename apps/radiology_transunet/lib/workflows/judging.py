@@ -16,12 +16,14 @@ import numpy as np
 from lib.core.errors import InvalidInput, ManifestMismatch, NotFound
 from lib.registry.versions import ModelVersion
 from lib.taskfile import Task
+from lib.workflows.anchors import GATE, keep_figures, served_figures
 from lib.workflows.casecache import CaseCache, LazyCases
 from lib.workflows.casefigures import common_mean_dice, mean_calibration_error
 from lib.workflows.collect import CalibrationCases, PromotionCases
 from lib.workflows.comparison import Comparison
 from lib.workflows.gate import Champion, Verdict, judge, unopposed, weigh
 from lib.workflows.models import load_version
+from lib.workflows.paired import FloatArray, right_where_empty
 from lib.workflows.promotion import KEPT, PROMOTED, keep, promote
 from lib.workflows.services import Services
 
@@ -32,8 +34,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-GATE = "gate"
-"""Name of the verdict's figures in the registry's tags and in the metrics of the ledger's row."""
 TIMED_CASES = 3
 REPEATS = 2
 
@@ -106,8 +106,14 @@ def _judge(services: Services, task: Task, exam: Exam, tell: Tell) -> Verdict:
         dice = _calibration_dice(task, champion, exam.calibration, tell)
         tolerance = services.settings.retrain.tolerance
         return judge(exam.mean_dice, Champion(model.version, dice), tolerance, tested)
-    challenger = load_version(services, task, services.registry.get(task.name, exam.version))
-    return weigh(compare(services, task, model, (champion, challenger), exam.promotion, tell), services.settings.gate)
+    rival = services.registry.get(task.name, exam.version)
+    predictors = champion, load_version(services, task, rival)
+    found = compare(services, task, model, predictors, exam.promotion, tell)
+    verdict = weigh(found, services.settings.gate)
+    keep_figures(services, task, model, exam.promotion, found.champion)
+    if verdict.promote:
+        keep_figures(services, task, rival, exam.promotion, found.challenger)
+    return verdict
 
 
 def compare(
@@ -118,7 +124,7 @@ def compare(
     cases: PromotionCases,
     tell: Tell,
 ) -> Comparison:
-    """Both models on the promotion cases.
+    """Both models on the promotion cases, and those that served before and had a label best.
 
     Args:
         services: the rooms.
@@ -128,22 +134,29 @@ def compare(
         cases: of promotion patients.
         tell: called with the share done and what is going on.
     """
+    names = task.schema.names
     champion, challenger = (
         _measured(predictor, cases, _share(tell, number, f"comparing {who} on the promotion patients"))
         for number, (who, predictor) in enumerate(zip(("the champion", "the challenger"), predictors, strict=True))
     )
-    names = task.schema.names
+
+    def measure(former: ModelVersion, some: PromotionCases) -> FloatArray:
+        report = _share(tell, 1, f"comparing version {former.version}, which served before")
+        return _dice(_measured(load_version(services, task, former), some, report), names)
+
+    before = _dice(champion, names)
     return Comparison(
         version=model.version,
         labels=names,
         common=task.common_labels,
         patients=tuple(services.ledger.series.get(row.series_uid).patient for row in cases.rows),
-        champion=_dice(champion, names),
+        champion=before,
         challenger=_dice(challenger, names),
         newest=np.array([row.created_at > model.created_at for row in cases.rows], dtype=np.bool_),
         calibration_error=(mean_calibration_error(champion), mean_calibration_error(challenger)),
         seconds=(seconds_a_case(predictors[0], cases), seconds_a_case(predictors[1], cases)),
         golden=golden_changes(services, task, predictors),
+        served=served_figures(services, task, before, cases, measure),
     )
 
 
@@ -165,8 +178,8 @@ def golden_changes(services: Services, task: Task, predictors: "tuple[Predictor,
         except (NotFound, InvalidInput) as error:
             logger.warning("golden series %s is not looked at: %s", series_uid, error)
             continue
-        changes = (after - before)[~np.isnan(after - before)]
-        found[series_uid] = float(changes.min()) if changes.size else 0.0
+        changes = right_where_empty(after, before) - right_where_empty(before, after)
+        found[series_uid] = float(np.nanmin(changes)) if not np.isnan(changes).all() else 0.0
     return found
 
 
@@ -205,7 +218,7 @@ def _share(tell: Tell, number: int, message: str) -> Callable[[float], None]:
     return lambda share: tell((number + share) / 2, message)
 
 
-def _dice(cases: "Sequence[CaseMetrics]", labels: Sequence[str]) -> "np.ndarray[tuple[int, ...], np.dtype[np.float64]]":
+def _dice(cases: "Sequence[CaseMetrics]", labels: Sequence[str]) -> FloatArray:
     """Dice (n_cases, n_labels), NaN where a case has none."""
     rows = [[np.nan if (found := case.labels[name]) is None else found.dice for name in labels] for case in cases]
     return np.array(rows, dtype=np.float64).reshape(len(cases), len(labels))
