@@ -1,6 +1,7 @@
-"""Takes the pictures of the documentation from a running demo: the worklist, and a draft opened in the viewer.
+"""Takes the pictures of the documentation from a running demo: worklist, a draft in the viewer, the newest report.
 
-scripts/demo
+scripts/demo                             # then correct some drafts, and in another shell:
+source var/demo/environment && .venv/bin/transunet-label retrain
 .venv/bin/python tests/pictures.py http://127.0.0.1:8000 docs
 """
 
@@ -18,12 +19,13 @@ from viewing import WAIT_MS, browser_page, load_mask, panel_of
 ANNOTATOR = "Dr. Vera Lindqvist"
 VIEWER_SIZE = {"width": 1280, "height": 740}
 WORKLIST_SIZE = {"width": 1280, "height": 960}
-VIEWER_SCALE, WORKLIST_SCALE = 1.5, 1.25
+REPORT_SIZE = {"width": 1160, "height": 1960}
+VIEWER_SCALE, WORKLIST_SCALE, REPORT_SCALE = 1.5, 1.25, 1.25
 SETTLE_MS = 3000
 
 
 def main() -> None:
-    """Write viewer.png and worklist.png."""
+    """Write viewer.png, worklist.png and report.png."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("url", help="of the server, with drafts of a trained model")
     options.add_argument("folder", type=Path, help="for the pictures")
@@ -35,6 +37,8 @@ def main() -> None:
         take_worklist(page, case, given.folder)
     with browser_page(given.url, ANNOTATOR, VIEWER_SCALE) as page:
         take_viewer(page, case, given.label, given.folder)
+    with browser_page(given.url, ANNOTATOR, REPORT_SCALE) as page:
+        take_report(page, given.folder)
 
 
 def fullest(cases: list[dict[str, Any]]) -> dict[str, Any]:
@@ -64,6 +68,15 @@ def take_viewer(page: Page, case: dict[str, Any], label: str, folder: Path) -> N
     panel_of(page).get_by_role("button", name=label, exact=True).click()
     page.wait_for_timeout(SETTLE_MS)
     keep(page, folder / "viewer.png")
+
+
+def take_report(page: Page, folder: Path) -> None:
+    """The newest morning report: verdict, labels, curves and the first cases."""
+    page.set_viewport_size(REPORT_SIZE)
+    page.goto("/reports")
+    page.locator("table a").first.click()
+    expect(page.locator("figure img").first).to_be_visible(timeout=WAIT_MS)
+    keep(page, folder / "report.png")
 
 
 def keep(page: Page, path: Path) -> None:

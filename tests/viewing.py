@@ -26,9 +26,14 @@ def what_is_missing(viewer: Path) -> str:
     Args:
         viewer: folder of the unpacked OHIF viewer.
     """
-    if find_chromium() is None:
-        return f"needs a browser, one of {', '.join(CHROMIUM_NAMES)}: {apt_hint('chromium')}"
-    return "" if (viewer / "index.html").is_file() else f"needs the OHIF viewer in {viewer}: scripts/setup"
+    return no_browser() or (
+        "" if (viewer / "index.html").is_file() else f"needs the OHIF viewer in {viewer}: scripts/setup"
+    )
+
+
+def no_browser() -> str:
+    """What to install where there is no browser, "" where there is one."""
+    return "" if find_chromium() else f"needs a browser, one of {', '.join(CHROMIUM_NAMES)}: {apt_hint('chromium')}"
 
 
 @contextmanager

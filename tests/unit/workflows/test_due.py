@@ -6,13 +6,16 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from apscheduler.triggers.date import DateTrigger
 
-from lib.core.errors import InvalidSettings
+from lib.core.errors import InvalidSettings, RegistryUnavailable
+from lib.ledger.book import utc_now
+from lib.ledger.ledger import Ledger
 from lib.settings import load_settings
 from lib.workflows import night
 from lib.workflows.due import Due, Standing, decide, due, standing
 from lib.workflows.jobs import RETRAIN, retrain_key
-from lib.workflows.night import each_day, every_night, start_night
+from lib.workflows.night import each_day, every_night, last_moment, look, start_night
 from lib.workflows.retrain import request_retrain
 from lib.workflows.services import Services
 
@@ -76,15 +79,86 @@ def test_labels_that_a_finished_training_could_see_make_no_other_one_due(
     assert standing(services, task).unseen == 1
 
 
+NIGHT = "2026-03-01 02:00"
+
+
 def test_the_night_asks_once_for_what_is_due_and_names_itself(services: Services, label: Callable[..., int]) -> None:
-    assert start_night(services) == []
     label("p1")
     label("p2")
-    started = start_night(services)
+    started = start_night(services, NIGHT, "a")
     assert [services.ledger.jobs.get(job_id).task for job_id in started] == [services.task().name]
-    assert start_night(services) == []
     asked = services.ledger.audit.list(subject=f"job {started[0]}")
     assert ("schedule", "ask for retraining") in [(row.actor, row.action) for row in asked]
+
+
+def test_a_night_whose_training_failed_is_not_started_again_by_any_worker(
+    services: Services, label: Callable[..., int]
+) -> None:
+    label("p1")
+    label("p2")
+    [job_id] = start_night(services, NIGHT, "a")
+    services.ledger.jobs.cancel(job_id)
+    assert due(services, services.task()).is_due
+    assert start_night(services, NIGHT, "b") == []
+    assert start_night(services, NIGHT, "a") == []
+    assert len(start_night(services, "2026-03-02 02:00", "b")) == 1
+
+
+def test_a_night_that_found_nothing_due_is_over(services: Services, label: Callable[..., int]) -> None:
+    assert start_night(services, NIGHT, "a") == []
+    label("p1")
+    label("p2")
+    assert start_night(services, NIGHT, "b") == []
+
+
+def test_a_night_that_could_not_be_judged_is_tried_again_when_its_lease_is_over(
+    services: Services, label: Callable[..., int], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    label("p1")
+    label("p2")
+    with monkeypatch.context() as patched:
+        patched.setattr(night, "due", lambda *_: (_ for _ in ()).throw(RegistryUnavailable("the registry is away")))
+        assert start_night(services, NIGHT, "a") == []
+    assert "whether a training is due cannot be told: the registry is away" in caplog.text
+    assert start_night(services, NIGHT, "b") == []
+    later = Ledger(services.settings.ledger.resolved_url(services.settings.var), lambda: utc_now() + timedelta(hours=1))
+    assert len(start_night(replace(services, ledger=later), NIGHT, "b")) == 1
+
+
+@pytest.mark.parametrize(
+    ("at", "now", "expected"),
+    [
+        ("02:00", datetime(2026, 3, 1, 2, 0), datetime(2026, 3, 1, 2, 0)),
+        ("02:00", datetime(2026, 3, 1, 1, 59, 59), datetime(2026, 2, 28, 2, 0)),
+        ("23:30", datetime(2026, 1, 1, 0, 10), datetime(2025, 12, 31, 23, 30)),
+    ],
+)
+def test_the_last_scheduled_moment_is_that_of_today_or_of_yesterday(at: str, now: datetime, expected: datetime) -> None:
+    assert last_moment(at, now) == expected
+
+
+@pytest.mark.parametrize(
+    ("grace_h", "minutes", "starts"), [(6, 0, True), (6, 360, True), (6, 361, False), (0, 1, True), (0, 2, False)]
+)
+def test_a_worker_that_comes_up_late_starts_the_night_within_the_grace(
+    services: Services, monkeypatch: pytest.MonkeyPatch, grace_h: float, minutes: int, starts: bool
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(night, "start_night", lambda _, moment, holder: asked.append(f"{moment} {holder}") or [1])
+    late = scheduled(services, at="02:00", grace_h=grace_h)
+    assert look(late, "w", datetime(2026, 3, 1, 2, 0) + timedelta(minutes=minutes)) == ([1] if starts else [])
+    assert asked == (["2026-03-01 02:00 w"] if starts else [])
+
+
+@pytest.mark.parametrize("grace_h", ["-1", "24"])
+def test_a_grace_that_reaches_the_next_night_is_refused(grace_h: str) -> None:
+    with pytest.raises(InvalidSettings, match=r"retrain.grace_h must be from 0 to below 24 hours"):
+        load_settings([("retrain.grace_h", grace_h)], environ={})
+
+
+def scheduled(services: Services, **options: object) -> Services:
+    settings = replace(services.settings, retrain=replace(services.settings.retrain, **options))
+    return replace(services, settings=settings)
 
 
 def test_the_schedule_fires_each_day_at_the_time_that_is_set() -> None:
@@ -94,19 +168,24 @@ def test_the_schedule_fires_each_day_at_the_time_that_is_set() -> None:
     assert trigger.get_next_fire_time(first, first + timedelta(seconds=1)) == first + timedelta(days=1)
 
 
-def test_while_the_worker_runs_the_night_starts_by_itself(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
-    from apscheduler.triggers.date import DateTrigger
-
+def test_a_worker_looks_when_it_starts_and_when_the_time_comes(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
     called: list[Services] = []
-    monkeypatch.setattr(night, "each_day", lambda at: DateTrigger(datetime.now(UTC) + timedelta(seconds=0.05)))
-    monkeypatch.setattr(night, "start_night", called.append)
-    settings = replace(services.settings, retrain=replace(services.settings.retrain, at="02:00"))
-    scheduled = replace(services, settings=settings)
-    with every_night(scheduled):
+    monkeypatch.setattr(night, "each_day", lambda at: DateTrigger(datetime.now(UTC) + timedelta(seconds=0.2)))
+    monkeypatch.setattr(night, "look", lambda found, holder, now: called.append(found))
+    waiting = scheduled(services, at="02:00")
+    with every_night(waiting):
         end = time.monotonic() + 10
-        while not called and time.monotonic() < end:
+        while len(called) < 2 and time.monotonic() < end:
             time.sleep(0.01)
-    assert called == [scheduled]
+    assert called == [waiting, waiting]
+
+
+def test_without_a_time_of_day_no_worker_looks(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(night, "BackgroundScheduler", lambda: 1 / 0)
+    with every_night(scheduled(services, at="")):
+        pass
 
 
 HOLDER = """

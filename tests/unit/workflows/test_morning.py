@@ -14,7 +14,7 @@ from lib.ledger.rows import AnnotationRow
 from lib.training.data import Case, Coverage
 from lib.workflows import morning
 from lib.workflows.casecache import CaseCache, LazyCases
-from lib.workflows.casechanges import changes, compare
+from lib.workflows.casechanges import changes, compare, sample
 from lib.workflows.gate import Verdict
 from lib.workflows.heartbeat import Stopped
 from lib.workflows.morning import Night, duration, keep_curves, morning_report
@@ -66,6 +66,25 @@ def test_the_cases_that_changed_most_come_first_with_pictures(services: Services
     assert all(change.picture.startswith(b"\x89PNG") for change in (*found.improved, *found.worsened))
     assert found.compared == 5
     assert told[-1] == "comparing case 5 of 5 for the report"
+
+
+def test_of_many_cases_a_sample_is_compared_and_its_size_is_told(services: Services) -> None:
+    cases = [case_of(services, number, 8) for number in range(30)]
+    before, after = Says(services, [4] * 4), Says(services, [8] * 4)
+    told: list[str] = []
+    found = changes(before, after, cases, lambda _, message: told.append(message), most=4, seed=3)  # type: ignore[arg-type]
+    assert (found.compared, found.of) == (4, 30)
+    assert sorted(change.name for change in found.improved) == sorted(str(number) for number in sample(30, 4, 3))
+    assert told[-1] == "comparing case 4 of 4 for the report"
+
+
+def test_a_sample_draws_each_case_alike_and_the_same_ones_for_the_same_seed() -> None:
+    assert sample(5, 0, 0) == sample(5, 5, 0) == sample(5, 9, 0) == (0, 1, 2, 3, 4)
+    assert sample(500, 40, 7) == sample(500, 40, 7) != sample(500, 40, 8)
+    drawn = [number for seed in range(1000) for number in sample(10, 3, seed)]
+    counts = np.bincount(drawn, minlength=10)
+    assert counts.sum() == 3000
+    assert abs(counts - 300).max() < 4 * (1000 * 0.3 * 0.7) ** 0.5
 
 
 def test_what_only_one_model_invents_costs_that_model_alone(services: Services) -> None:
@@ -154,7 +173,9 @@ def test_a_night_is_written_with_its_figures(services: Services, night: Night) -
     assert values["costs"]["training"] == "2 min"
     assert values["costs"]["peak memory"].endswith("GiB")
     assert [failure["name"] for failure in values["failures"]] == [str(night.planned[2])]
-    assert values["in_the_field"] == "no corrected draft of the random lane yet, 0 cases of others"
+    assert values["in_the_field"] == (
+        "no corrected draft of the random lane yet, 0 cases of others; no reference yet: 0 of 20 cases of all versions"
+    )
 
 
 def test_a_champion_is_compared_case_by_case(services: Services, night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,7 +189,7 @@ def test_a_champion_is_compared_case_by_case(services: Services, night: Night, m
     path = morning_report(with_both, later, silent)
     assert path is not None
     values = json.loads((path.parent / VALUES).read_text())
-    assert (values["compared"], values["new"], values["promoted"]) == (1, 1, False)
+    assert (values["compared"], values["comparable"], values["new"], values["promoted"]) == (1, 1, 1, False)
     (change,) = values["improved"]
     assert change["name"].startswith("annotation ")
     assert change["champion"] == 0.0 < change["challenger"]

@@ -9,7 +9,7 @@ from lib.core.errors import GeometryMismatch
 from lib.core.geometry import Geometry
 from lib.core.labels import Code, Label, LabelSchema
 from lib.core.values import Mask, Volume
-from lib.workflows.overlays import CAPTION, outline, overlay, shown_slice
+from lib.workflows.overlays import CAPTION, outline, overlay, shown_slice, side_by_side
 
 SCHEMA = LabelSchema((Label("box", 4, (255, 0, 0), Code("1", "Box")), Label("dot", 2, (0, 255, 0), Code("2", "Dot"))))
 GRID = Geometry.from_spacing((3, 16, 8), (5.0, 1.0, 2.0))
@@ -31,6 +31,24 @@ def test_an_outline_is_what_touches_another_value_or_the_border() -> None:
     ids = np.array([[0, 0, 0, 0, 0], [4, 4, 4, 4, 0], [4, 4, 4, 2, 0], [4, 4, 4, 2, 0], [0, 0, 0, 0, 0]], np.uint8)
     expected = [[0, 0, 0, 0, 0], [1, 1, 1, 1, 0], [1, 0, 1, 1, 0], [1, 1, 1, 1, 0], [0, 0, 0, 0, 0]]
     np.testing.assert_array_equal(outline(ids), np.array(expected, bool))
+
+
+def test_a_wider_outline_reaches_further_inside_and_never_outside() -> None:
+    ids = np.zeros((11, 11), np.uint8)
+    ids[1:10, 1:10] = 4
+    thin, wide = outline(ids), outline(ids, 3)
+    assert (thin.sum(), wide.sum()) == (9**2 - 7**2, 9**2 - 3**2)
+    assert not wide[ids == 0].any()
+
+
+def test_a_ct_is_shown_in_its_window_and_without_words_without_a_strip() -> None:
+    hu = np.full(GRID.shape, 50, np.float32)
+    hu[1, :8] = -900
+    volume = Volume(hu, GRID, "CT")
+    shown = pixels(side_by_side(volume, [mask()], 1, window_hu=(-150.0, 250.0)))
+    assert shown.shape == (320, 320, 3)
+    assert set(np.unique(shown[:150])) == {0}
+    assert set(np.unique(shown[170:])) == {127}
 
 
 def test_the_slice_with_the_most_labelled_voxels_is_shown() -> None:

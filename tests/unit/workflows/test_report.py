@@ -16,6 +16,7 @@ from lib.core.geometry import Geometry
 from lib.core.labels import Code, Label, LabelSchema
 from lib.core.values import Mask, Volume
 from lib.workflows import charts
+from lib.workflows.gate import Condition
 from lib.workflows.overlays import most_different, side_by_side
 from lib.workflows.paired import Interval
 from lib.workflows.report import CaseChange, Corrections, Failure, MorningReport
@@ -38,7 +39,7 @@ def picture(row: float) -> bytes:
     image = np.random.default_rng(0).normal(0, 20, GRID.shape) + 120 * (disc(48, 22).array > 0)
     masks = (disc(48, 22), disc(row, 22), disc(48, 20))
     return side_by_side(
-        Volume(image.astype(np.float32), GRID, "CT"), masks, most_different(*masks[1:]), "slice 2 of 3", zoom=True
+        Volume(image.astype(np.float32), GRID, "CT"), masks, most_different(*masks[1:]), zoom=True, width=3
     )
 
 
@@ -61,6 +62,10 @@ def sample() -> MorningReport:
             Interval("pancreas <tail>", 6, 0.71, 0.702, -0.008, -0.031, 0.014, -0.02),
             Interval("adrenal gland", 0, None, None, None, None, None, -0.02),
         ),
+        anchored=(Interval("spleen", 13, 0.93, 0.92, -0.01, -0.018, -0.002, -0.02, against=7),),
+        newest=Interval("mean on the newest cases", 5, 0.9, 0.91, 0.01, -0.01, 0.03, 0.0),
+        conditions=(Condition("calibration error", "0.051 against 0.030", "0.02 more", False),),
+        alpha=0.05,
         mean=Interval("mean of the common labels", 14, 0.921, 0.935, 0.014, 0.006, 0.022, 0.0),
         margin=0.02,
         patients=14,
@@ -73,9 +78,10 @@ def sample() -> MorningReport:
         annotations=86,
         new=22,
         curves={"loss": loss, "validation dice": dice},
-        improved=(CaseChange("CT 0041", "p-7f3a", 0.84, 0.91, picture(54)),),
+        improved=(CaseChange("CT 0041", "p-7f3a", 0.84, 0.91, picture(54), "slice 31 of 64"),),
         worsened=(CaseChange('CT "0102"', "p-91bc", 0.9, 0.87, picture(44)),),
         compared=17,
+        comparable=500,
         colors={label.name: label.color for label in SCHEMA},
         corrections={"anna": Corrections(60, 55, 1834.0, 92110), "bert": Corrections(26, 0, None, None)},
         failures=(Failure("series", "1.2.840.1", "slice gaps must agree within 0.1 mm, got [3, 6] & more"),),
@@ -119,13 +125,26 @@ def test_the_page_shows_the_figures_of_the_report() -> None:
     assert ["series", "1.2.840.1", "slice gaps must agree within 0.1 mm, got [3, 6] & more"] in page.rows
     assert "Promoted: version 12 makes the drafts from now on." in html
     assert '<dt>More patients needed</dt><dd class="warn">1</dd>' in html
-    assert '<strong class="bad">-0.030</strong> Dice 0.900 to 0.870' in html
+    assert '<strong class="bad">-0.030</strong> mean Dice' in html
+    assert "<span>Champion, Dice 0.900</span><span>Challenger, Dice 0.870</span>" in html
+    assert "slice 31 of 64" in html
+    assert "Of 17 calibration cases, drawn at random out of 500, which no training learns from." in html
+    spleen = "spleenagainst version 7, the best in it that served"
+    assert [spleen, "13", "0.930", "0.920", "-0.010", "-0.018", "-0.002", ""] in page.rows
+    assert ["mean on the newest cases", "5", "0.900", "0.910", "+0.010", "-0.010", "+0.030", ""] in page.rows
+    assert ["calibration error", "0.051 against 0.030", "0.02 more", "not kept"] in page.rows
+    assert "each label's errs in 5 of 100" in html
+
+
+def test_a_report_of_all_cases_speaks_of_no_sample() -> None:
+    html = render(replace(sample(), comparable=17))
+    assert "Of 17 calibration cases, which no training learns from." in html
 
 
 def test_the_page_loads_nothing_from_elsewhere_and_runs_nothing() -> None:
     html = render(sample())
     page = Page(html)
-    assert {address.partition(",")[0] for address in page.addresses} == {"/reports", "data:image/png;base64"}
+    assert {address.partition(",")[0] for address in page.addresses} == {"/reports", "data:", "data:image/png;base64"}
     assert "script" not in page.tags
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
     assert not re.search(r"url\(|@import|https?://", html)
@@ -143,9 +162,9 @@ def test_a_picture_can_be_cut_to_what_any_mask_labels() -> None:
     volume = Volume(np.zeros(GRID.shape, np.float32), GRID, "CT")
     masks = (disc(48, 10), disc(48, 22))
     whole, cut = (Image.open(io.BytesIO(side_by_side(volume, masks, 1, "", zoom=zoom))).size for zoom in (False, True))
-    assert whole == (2 * 96 * 4, 96 * 4 + 16)
+    assert whole == (2 * 96 * 4, 96 * 4)
     rows = (69 - 27 + 1) + 2 * 15  # all columns: the margin of 23 reaches both sides
-    assert cut == (2 * 96 * 5, rows * 5 + 16)
+    assert cut == (2 * 96 * 5, rows * 5)
 
 
 def test_a_first_model_and_a_kept_champion_are_told_apart() -> None:

@@ -96,23 +96,30 @@ class RetrainConfig:
         tolerance: mean Dice that a challenger may lack on the calibration patients and still be promoted.
         min_labels: accepted annotations of the pool that a training needs at least.
         at: local time of day, HH:MM, at which the worker starts the trainings that are due; empty = never.
+        grace_h: hours after `at` in which a worker that was down then still starts what is due, once; 0 = it has to be
+            there in time.
         min_new: accepted annotations that the champion has not learned from that make a training due.
         max_days: days since the last training after which one new annotation is enough; 0 = never.
         seed: of the training, raised by the number of versions that exist.
         threads: CPU threads of the training process; 0 = half of the cores, at least one.
+        report_cases: calibration cases, drawn at random, on which the morning report compares both models; 0 = all.
     """
 
     tolerance: float
     min_labels: int
     at: str
+    grace_h: float
     min_new: int
     max_days: float
     seed: int
     threads: int
+    report_cases: int
 
     def __post_init__(self) -> None:
         _require("retrain.tolerance", self.tolerance, 0 <= self.tolerance <= 1, "from 0 to 1")
         _require("retrain.min_labels", self.min_labels, self.min_labels >= 1, "at least 1")
+        _require("retrain.grace_h", self.grace_h, 0 <= self.grace_h < 24, "from 0 to below 24 hours")
+        _require("retrain.report_cases", self.report_cases, self.report_cases >= 0, "0 or more")
         _require("retrain.min_new", self.min_new, self.min_new >= 1, "at least 1")
         _require("retrain.max_days", self.max_days, self.max_days >= 0, "0 days or more")
         if self.at and not TIME_OF_DAY.fullmatch(self.at):

@@ -14,7 +14,7 @@ Without the gain, losses within the margin would pass night after night. For the
 does not pass with a mean that was seen to fall.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -74,6 +74,23 @@ class Verdict:
         pairs = {name: tuple(values[name]) for name in ("calibration_error", "seconds")}
         rows = {name: tuple(Interval(**row) for row in values.get(name, ())) for name in ("labels", "anchored")}
         return cls(**{**values, **gains, **pairs, **rows})
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """Something that the gate asks for besides Dice on the promotion patients.
+
+    Attributes:
+        what: it is about.
+        measured: in words.
+        allowed: in words.
+        holds: whether the challenger keeps to it.
+    """
+
+    what: str
+    measured: str
+    allowed: str
+    holds: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,24 +200,44 @@ def _doubts(
     doubts = [f"{_in_words(label)} is not shown to lack at most {config.margin:g}{_of_whom(label)}" for label in unsure]
     if not (mean.holds or _gains_on_newest(mean, newest)):
         doubts.append(f"no gain is shown: {'; '.join(_in_words(gain) for gain in (mean, newest) if gain is not None)}")
-    return max([0, *wide]), (*doubts, *_costs(of, config))
+    asked = conditions(of.calibration_error, of.seconds, of.golden, config)
+    doubts += [f"{each.what} {each.measured}, allowed {each.allowed}" for each in asked if not each.holds]
+    return max([0, *wide]), tuple(doubts)
 
 
 def _gains_on_newest(mean: Interval, newest: Interval | None) -> bool:
     return newest is not None and newest.holds and mean.difference is not None and mean.difference >= -ROUNDING
 
 
-def _costs(of: Comparison, config: GateConfig) -> Iterator[str]:
-    """Doubts that are not about Dice on the promotion patients."""
-    before, after = of.calibration_error
-    if before is not None and after is not None and after > before + config.calibration_slack + ROUNDING:
-        yield f"calibration error {after:.3f} against {before:.3f}, allowed {config.calibration_slack:g} more"
-    before, after = of.seconds
-    if before is not None and after is not None and after > before * config.latency_factor + ROUNDING:
-        yield f"{after:.2f} s a case against {before:.2f} s, allowed {config.latency_factor:g} times as much"
-    for name, change in of.golden.items():
-        if change < -config.golden_drop - ROUNDING:
-            yield f"golden case {name} changed by {change:+.4f}, allowed {-config.golden_drop:g}"
+def conditions(
+    calibration_error: tuple[float | None, float | None],
+    seconds: tuple[float | None, float | None],
+    golden: Mapping[str, float],
+    config: GateConfig,
+) -> tuple[Condition, ...]:
+    """What the gate asks for besides Dice on the promotion patients, each with what was measured.
+
+    Args:
+        calibration_error: expected one of champion and challenger, in [0, 1]; None where it was not measured.
+        seconds: that a case takes both; None where it was not measured.
+        golden: by golden case, the largest loss of Dice of a label.
+        config: what is allowed.
+    """
+    found = []
+    before, after = calibration_error
+    if before is not None and after is not None:
+        holds = after <= before + config.calibration_slack + ROUNDING
+        allowed = f"{config.calibration_slack:g} more"
+        found.append(Condition("calibration error", f"{after:.3f} against {before:.3f}", allowed, holds))
+    before, after = seconds
+    if before is not None and after is not None:
+        holds = after <= before * config.latency_factor + ROUNDING
+        allowed = f"{config.latency_factor:g} times as much"
+        found.append(Condition("time a case", f"{after:.2f} s against {before:.2f} s", allowed, holds))
+    for name, change in golden.items():
+        holds = change >= -config.golden_drop - ROUNDING
+        found.append(Condition(f"golden case {name}", f"changed by {change:+.4f}", f"{-config.golden_drop:g}", holds))
+    return tuple(found)
 
 
 def _reason(of: Comparison, doubts: tuple[str, ...], mean: Interval, newest: Interval | None, missing: int) -> str:

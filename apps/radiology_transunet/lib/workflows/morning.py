@@ -20,7 +20,7 @@ from lib.workflows.casecache import LazyCases
 from lib.workflows.casechanges import Changes, changes
 from lib.workflows.charts import thinned
 from lib.workflows.fieldmetrics import field_report
-from lib.workflows.gate import Verdict
+from lib.workflows.gate import Verdict, conditions
 from lib.workflows.heartbeat import Stopped
 from lib.workflows.models import load_version
 from lib.workflows.report import Curve, MorningReport
@@ -103,6 +103,7 @@ def describe(services: Services, night: Night, tell: Tell) -> MorningReport:
     rows = [services.ledger.annotations.get(annotation_id) for annotation_id in night.learned]
     sites = {row.series_uid: row.institution for row in services.ledger.series.list()}
     found = _changes(services, night, tell)
+    field = field_report(services, night.task)
     verdict = night.verdict
     return MorningReport(
         run=f"{night.task.name}-v{night.version:04d}",
@@ -113,7 +114,11 @@ def describe(services: Services, night: Night, tell: Tell) -> MorningReport:
         promoted=verdict.promote,
         reason=verdict.reason,
         labels=verdict.labels,
+        anchored=verdict.anchored,
         mean=verdict.mean,
+        newest=verdict.newest,
+        conditions=conditions(verdict.calibration_error, verdict.seconds, verdict.golden, services.settings.gate),
+        alpha=verdict.alpha,
         margin=verdict.margin,
         patients=verdict.patients,
         missing=verdict.missing,
@@ -124,10 +129,11 @@ def describe(services: Services, night: Night, tell: Tell) -> MorningReport:
         improved=found.improved,
         worsened=found.worsened,
         compared=found.compared,
+        comparable=found.of,
         colors={label.name: label.color for label in night.task.schema},
         corrections=corrections(rows),
         failures=failures(services, night.task, sorted(set(night.planned) - set(night.learned))),
-        in_the_field=field_report(services, night.task).short,
+        in_the_field=f"{field.short}; {field.reference}",
         costs=_costs(services, night, kept.get("seconds")),
         notes=night.notes,
     )
@@ -151,7 +157,9 @@ def _changes(services: Services, night: Night, tell: Tell) -> Changes:
     except (NotFound, ManifestMismatch) as error:
         logger.info("no cases are compared for the report: %s", error)
         return Changes()
-    return changes(champion, challenger, night.calibration, tell)
+    most = services.settings.retrain.report_cases
+    window_hu = task.preprocess.window_hu
+    return changes(champion, challenger, night.calibration, tell, most=most, seed=night.version, window_hu=window_hu)
 
 
 def _learned_before(services: Services, night: Night) -> set[int]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
+from scipy import ndimage
 
 from lib.core.labels import LabelSchema
 from lib.core.values import Mask, Volume
@@ -39,29 +40,39 @@ def overlay(volume: Volume, reference: Mask, predicted: Mask, title: str) -> byt
     return side_by_side(volume, masks, number, f"{title}: {slice_words(volume, number)}, reference | prediction")
 
 
-def side_by_side(volume: Volume, masks: Sequence[Mask], number: int, words: str, zoom: bool = False) -> bytes:
+def side_by_side(
+    volume: Volume,
+    masks: Sequence[Mask],
+    number: int,
+    words: str = "",
+    zoom: bool = False,
+    window_hu: tuple[float, float] | None = None,
+    width: int = 1,
+) -> bytes:
     """A PNG of one slice, once for each mask with its outlines.
 
     Args:
         volume: the image.
         masks: on its grid, from left to right.
         number: of the slice, from 0.
-        words: written below.
+        words: written below; empty = none.
         zoom: cut the slice to what any mask labels in it, with a margin.
+        window_hu: black and white of a CT; None = percentiles of the slice.
+        width: of the outlines in pixels.
 
     Raises:
         GeometryMismatch: masks of another grid.
     """
     for mask in masks:
         volume.geometry.require_same(mask.geometry, "a mask in a picture")
-    grey = _grey(volume, number)
+    grey = _grey(volume, number, window_hu)
     seen = _around([mask.array[number] for mask in masks]) if zoom else (slice(None), slice(None))
-    panels = [_panel(grey[seen], mask.array[number][seen], mask.schema, volume) for mask in masks]
-    width, height = panels[0].size
-    picture = Image.new("RGB", (len(panels) * width, height + CAPTION))
+    panels = [_panel(grey[seen], mask.array[number][seen], mask.schema, volume, width) for mask in masks]
+    across, down = panels[0].size
+    picture = Image.new("RGB", (len(panels) * across, down + (CAPTION if words else 0)))
     for place, panel in enumerate(panels):
-        picture.paste(panel, (place * width, 0))
-    ImageDraw.Draw(picture).text((4, height + 2), words.encode("ascii", "replace").decode(), fill=(255, 255, 255))
+        picture.paste(panel, (place * across, 0))
+    ImageDraw.Draw(picture).text((4, down + 2), words.encode("ascii", "replace").decode(), fill=(255, 255, 255))
     stream = io.BytesIO()
     picture.save(stream, "PNG")
     return stream.getvalue()
@@ -98,15 +109,15 @@ def _around(planes: Sequence[Bytes]) -> tuple[slice, slice]:
     return sides[0], sides[1]
 
 
-def _grey(volume: Volume, number: int) -> Bytes:
-    """A slice (R, C) as grey values, between its percentiles."""
+def _grey(volume: Volume, number: int, window_hu: tuple[float, float] | None) -> Bytes:
+    """A slice (R, C) as grey values in the window of a CT, else between its percentiles."""
     plane = volume.array[number]
-    low, high = np.percentile(plane, WINDOW_PERCENTILES)
+    low, high = np.percentile(plane, WINDOW_PERCENTILES) if window_hu is None else window_hu
     share = (plane - low) / max(float(high - low), 1e-6)
     return np.asarray((share.clip(0, 1) * 255).astype(np.uint8))
 
 
-def _panel(grey: Bytes, labels: Bytes, schema: LabelSchema, volume: Volume) -> Image.Image:
+def _panel(grey: Bytes, labels: Bytes, schema: LabelSchema, volume: Volume, width: int) -> Image.Image:
     """A slice (R, C) with the outline of each label in its colour, enlarged."""
     rows, columns = grey.shape
     _, row_mm, column_mm = volume.geometry.spacing_mm
@@ -114,15 +125,17 @@ def _panel(grey: Bytes, labels: Bytes, schema: LabelSchema, volume: Volume) -> I
     size = max(1, round(columns * scale * column_mm / row_mm)), rows * scale
     picture = np.array(Image.fromarray(grey).resize(size, Image.Resampling.BILINEAR).convert("RGB"))
     ids = np.array(Image.fromarray(labels).resize(size, Image.Resampling.NEAREST))
-    edges = outline(ids)
+    edges = outline(ids, width)
     for label in schema:
         picture[edges & (ids == label.id)] = label.color
     return Image.fromarray(picture)
 
 
-def outline(ids: Bytes) -> npt.NDArray[np.bool_]:
-    """Labelled pixels (R, C) with a neighbour of another value, or at the border."""
-    padded = np.pad(ids, 1)
-    neighbours = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])
-    different = np.logical_or.reduce([neighbour != ids for neighbour in neighbours])
-    return np.asarray(different & (ids != 0))
+def outline(ids: Bytes, width: int = 1) -> npt.NDArray[np.bool_]:
+    """Labelled pixels (R, C) within so many steps of another value, or of the border."""
+    near = ndimage.iterate_structure(ndimage.generate_binary_structure(2, 1), width)
+    low, high = (
+        extreme(ids, footprint=near, mode="constant", cval=0)
+        for extreme in (ndimage.minimum_filter, ndimage.maximum_filter)
+    )
+    return np.asarray((low != high) & (ids != 0))

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
+from lib.workflows.gate import Condition
 from lib.workflows.paired import Interval
 
 Curve = tuple[tuple[float, float], ...]
@@ -20,6 +21,7 @@ class CaseChange:
         champion: mean Dice over the labels that the case shows, in [0, 1].
         challenger: the same.
         picture: PNG with the outlines of annotation, champion and challenger; empty without one.
+        where: which slice it shows, in words.
     """
 
     name: str
@@ -27,6 +29,7 @@ class CaseChange:
     champion: float
     challenger: float
     picture: bytes = field(default=b"", repr=False)
+    where: str = ""
 
     @property
     def change(self) -> float:
@@ -79,8 +82,12 @@ class MorningReport:
         promoted: whether the challenger serves now.
         reason: the gate's, in words.
         labels: differences by label, challenger minus champion, with one-sided bounds.
+        anchored: differences from the best version that served before, where one was better than the champion.
         mean: of the common labels.
+        newest: the same on the cases that came after the champion; None where they are too few.
+        conditions: what the gate asks for besides.
         margin: Dice that a label may lack; None where the gate did not weigh labels.
+        alpha: error rate of the bounds of labels.
         patients: that both were measured on.
         missing: more patients that a decision would need.
         learned: number of annotations by criterion (label, annotator, site), then by name.
@@ -90,6 +97,7 @@ class MorningReport:
         improved: the cases that gained most, the best first.
         worsened: those that lost most, the worst first.
         compared: calibration cases that both models were compared on for these.
+        comparable: calibration cases that there are; where they are more, those compared were drawn at random.
         colors: of the labels in the pictures, red, green and blue from 0 to 255.
         corrections: by annotator.
         failures: data that was not learned from.
@@ -106,8 +114,12 @@ class MorningReport:
     promoted: bool
     reason: str
     labels: tuple[Interval, ...] = ()
+    anchored: tuple[Interval, ...] = ()
     mean: Interval | None = None
+    newest: Interval | None = None
+    conditions: tuple[Condition, ...] = ()
     margin: float | None = None
+    alpha: float | None = None
     patients: int = 0
     missing: int = 0
     learned: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
@@ -117,6 +129,7 @@ class MorningReport:
     improved: tuple[CaseChange, ...] = ()
     worsened: tuple[CaseChange, ...] = ()
     compared: int = 0
+    comparable: int = 0
     colors: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
     corrections: Mapping[str, Corrections] = field(default_factory=dict)
     failures: tuple[Failure, ...] = ()

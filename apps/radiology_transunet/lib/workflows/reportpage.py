@@ -16,7 +16,8 @@ UNKNOWN = "–"  # noqa: RUF001 a dash for people
 
 def render(report: MorningReport) -> str:
     """The page; every text is escaped, curves are inline SVG, pictures inline PNG."""
-    rows = [*report.labels, *([report.mean] if report.mean and report.mean.patients else [])]
+    gains = [gain for gain in (report.mean, report.newest) if gain and gain.patients]
+    rows = [*report.labels, *report.anchored, *gains]
     return _environment().get_template("report.html").render(report=report, rows=rows, span=charts.span_of(rows))
 
 
@@ -32,7 +33,7 @@ def _environment() -> Environment:
     made.filters.update(
         base64=lambda data: base64.b64encode(data).decode(),
         dice=lambda value: UNKNOWN if value is None else f"{value:.3f}",
-        signed=lambda value: UNKNOWN if value is None else f"{value:+.3f}",
+        signed=lambda value: UNKNOWN if value is None else f"{round(value, 3) + 0.0:+.3f}",  # no -0.000
         count=lambda value: UNKNOWN if value is None else f"{value:,.0f}",
         curve=lambda points, name: charts.curve(name, points),
         interval=charts.interval,
