@@ -41,6 +41,15 @@ def test_places_go_on_from_those_of_the_labelled_cases() -> None:
     assert place_quotas((), 0, 2, 3) == [0, 0]
 
 
+def test_a_ranking_begins_with_the_place_after_the_labelled_cases() -> None:
+    quotas = [quota(name, 1, [number], 3) for number, name in enumerate("xyz")]
+    for labelled in range(6):
+        before = Labelled.of([f"l{i}" for i in range(labelled)], np.empty((labelled, 0)))
+        ranking = deal(Pool.of("abc", (), labelled=before), 1, NO_CAPS, quotas)
+        assert quotas_of(ranking)[0] == "xyz"[place_quotas((1, 1, 1), labelled, 1, 1)[0]]
+    assert len({place_quotas((1, 1, 1), labelled, 1, 1)[0] for labelled in range(6)}) == 3
+
+
 def test_a_ranking_has_as_many_cases_of_a_quota_as_its_quota() -> None:
     pool = Pool.of([f"case {i}" for i in range(60)], ())
     blocks = [list(range(start, start + 20)) for start in (0, 20, 40)]

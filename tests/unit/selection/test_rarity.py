@@ -8,9 +8,10 @@ from scipy.stats import norm
 
 from lib.selection.cases import Labelled
 from lib.selection.draws import keys
+from lib.selection.embeddings import Comparable
 from lib.selection.mixture import Mixture, fit_mixture, log_density, principal_axes
 from lib.selection.pool import Pool
-from lib.selection.rarity import evidence, novelty_quotas, percentile, presence_quotas
+from lib.selection.rarity import evidence, novelty, novelty_quotas, percentile, presence_quotas
 from lib.selection.strategies import STRATEGIES
 from pools import NAN, OPTIONS, line, order_of
 
@@ -59,6 +60,18 @@ def test_cases_unlike_the_labelled_ones_come_with_their_nearest_neighbour() -> N
         "unlike the labelled ones: further from the labelled cases than 90 % of the pool; the nearest of them is l2"
         in (ranking.reasons[3])
     )
+
+
+def test_novelty_is_the_mean_of_a_percentile_of_distance_and_one_of_density() -> None:
+    """The labelled cases lie along x: r is the farthest from them, s the least likely."""
+    pool = Pool.of(
+        "pqrs",
+        (),
+        embeddings=[[5.0, 0.0], [0.0, 5.0], [14.0, 0.0], [0.0, 9.0]],  # mean distances 8.3, 9.1, 14, 12
+        labelled=Labelled.of("klm", np.empty((3, 0)), [[-10.0, 0.0], [0.0, 0.0], [10.0, 0.0]]),
+    )
+    values = novelty(Comparable.of(pool), 1, replace(OPTIONS, rare_neighbours=3))
+    np.testing.assert_allclose(values, [0.125, (0.375 + 0.625) / 2, (0.875 + 0.375) / 2, (0.625 + 0.875) / 2])
 
 
 def test_presence_and_novelty_have_their_quotas() -> None:
