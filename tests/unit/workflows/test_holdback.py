@@ -158,6 +158,33 @@ def test_a_correction_is_no_mistake(services: Services, source: SourceSeries, be
     assert (row.status, row.held_reason) == ("accepted", "")
 
 
+def test_a_model_that_draws_at_the_wrong_place_is_disbelieved_once_reviewers_released_three(
+    services: Services,
+) -> None:
+    states = []
+    for _ in range(5):
+        source = arrived(services)
+        draft(services, source, mask(services, source, ball=INSIDE))
+        row = submit(services, source, mask(services, source, ball=ELSEWHERE))
+        states.append("held" if row.is_held else row.status)
+        if row.is_held:
+            review.accept(services, row.id, "chief")
+    assert states == ["held", "held", "held", "accepted", "accepted"]
+
+
+def test_a_model_that_most_corrections_agree_with_stays_believed(services: Services) -> None:
+    places = [INSIDE] * 4 + [ELSEWHERE] * 4
+    states = []
+    for place in places:
+        source = arrived(services)
+        draft(services, source, mask(services, source, ball=INSIDE))
+        row = submit(services, source, mask(services, source, ball=place))
+        states.append("held" if row.is_held else row.status)
+        if row.is_held:
+            review.accept(services, row.id, "chief")
+    assert states == ["accepted"] * 4 + ["held"] * 4  # the fourth is held: three of seven disprove nothing
+
+
 def test_a_draft_that_cannot_be_read_holds_nothing_back(services: Services, source: SourceSeries) -> None:
     lost = draft(services, source, mask(services, source, ball=INSIDE))
     services.archive.delete_series(services.ledger.annotations.get(lost).seg_series_uid)

@@ -51,6 +51,7 @@ class ReviewConfig:
         hold_empty: whether an empty one does, where the draft or the task's common labels expect something.
         min_tissue: share of its voxels, in [0, 1], that each label needs within the body; 0 = any.
         min_draft_dice: one is held back unless a label that it shares with the draft has a higher Dice; -1 = never.
+        disbelieve_after: labels without a higher Dice that count, and are half of all, which disprove a model's drafts.
     """
 
     mode: Literal["auto", "required"]
@@ -58,10 +59,12 @@ class ReviewConfig:
     hold_empty: bool
     min_tissue: float
     min_draft_dice: float
+    disbelieve_after: int
 
     def __post_init__(self) -> None:
         _require("review.min_tissue", self.min_tissue, 0 <= self.min_tissue <= 1, "from 0 to 1")
         _require("review.min_draft_dice", self.min_draft_dice, -1 <= self.min_draft_dice < 1, "from -1 to below 1")
+        _require("review.disbelieve_after", self.disbelieve_after, self.disbelieve_after >= 1, "at least 1")
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,12 +3,15 @@
 Three kinds are told from the label, its image and the draft that it corrects: one that is empty although something was
 to be expected, one with a label beside the patient, and one that agrees with the draft nowhere, as a label of another
 series would. Each may be meant, so nothing is refused: the reason is kept with the label and told to whoever saved it.
+A model that draws at the wrong place does not hold back all corrections: once reviewers have released some labels that
+agree with its drafts nowhere, its drafts are not believed any more.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from lib.core.body import off_body
 from lib.core.values import Mask, Volume
+from lib.ledger.corrections import CorrectionRow
 from lib.ledger.rows import AnnotationRow
 from lib.taskfile import Task
 from lib.workflows.config import ReviewConfig
@@ -23,6 +26,7 @@ def why_held(
     mask: Mask,
     draft: AnnotationRow | None = None,
     agreement: Mapping[str, float] = NONE,
+    earlier: Callable[[], Sequence[CorrectionRow]] = tuple,
 ) -> str:
     """Why a person's label has to wait for a reviewer, in words; "" when it need not.
 
@@ -33,12 +37,16 @@ def why_held(
         mask: the label, on the image's grid.
         draft: that it corrects, None without one.
         agreement: Dice with that draft by label; without any the draft is not compared.
+        earlier: gives the corrections in force of the drafts of that model version.
     """
     if not config.hold_back:
         return ""
     if mask.is_empty:
         return _why_not_empty(task, draft) if config.hold_empty else ""
-    return _beside_the_body(config, volume, mask) or _unlike_the_draft(config, mask, draft, agreement)
+    if beside := _beside_the_body(config, volume, mask):
+        return beside
+    unlike = _unlike_the_draft(config, mask, draft, agreement)
+    return "" if unlike and _disbelieved(config, earlier()) else unlike
 
 
 def advice(annotation_id: int, reason: str) -> str:
@@ -77,6 +85,15 @@ def _unlike_the_draft(
         return ""
     figures = _names(f"{name} (Dice {dice:.2f})" for name, dice in shared.items())
     return f"it differs from the draft everywhere: {figures}; is it of another series, or are names exchanged?"
+
+
+def _disbelieved(config: ReviewConfig, earlier: Sequence[CorrectionRow]) -> bool:
+    """Whether enough labels that count, and half of all, agree nowhere with the drafts of a model version."""
+    best: dict[int, float] = {}
+    for row in earlier:
+        best[row.annotation_id] = max(row.dice, best.get(row.annotation_id, -1.0))
+    unlike = sum(dice <= config.min_draft_dice for dice in best.values())
+    return unlike >= config.disbelieve_after and 2 * unlike >= len(best)
 
 
 def _names(words: Iterable[str]) -> str:

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from lib.core.values import Mask
 from lib.dicom.seg import SegOrigin, SegSummary, read_seg
 from lib.dicom.series import SourceSeries
 from lib.dicom.writer import new_uid
+from lib.ledger.corrections import CorrectionRow
 from lib.ledger.rows import AnnotationRow, AnnotationStatus, NewHuman
 from lib.taskfile import Task
 from lib.workflows.agreement import draft_dice
@@ -106,7 +108,8 @@ def provenance(services: Services, task: Task, source: SourceSeries, mask: Mask,
     draft = _parent_draft(services, task, source.series_uid)
     before = None if draft is None else _draft_mask(services, task, source, draft)
     agreement = {} if before is None else draft_dice(before, mask)
-    held = why_held(services.settings.review, task, source.volume, mask, draft, agreement)
+    earlier = partial(_corrections_of, services, task, draft)
+    held = why_held(services.settings.review, task, source.volume, mask, draft, agreement, earlier)
     if held:
         logger.warning("the label of series %s by %s is held back: %s", source.series_uid, name, held)
     changed = None if before is None else before.changed_voxels(mask)
@@ -165,6 +168,12 @@ def _annotator(services: Services, task: Task, series_uid: str) -> str | None:
     queue = services.ledger.queue
     holder = queue.holder(series_uid, task.name)
     return holder.annotator if holder else queue.last_labeller(series_uid, task.name)
+
+
+def _corrections_of(services: Services, task: Task, draft: AnnotationRow | None) -> Sequence[CorrectionRow]:
+    """The corrections in force of the drafts of the same model version."""
+    version = None if draft is None else draft.model_version
+    return [row for row in services.ledger.corrections.list(task.name) if row.model_version == version]
 
 
 def _draft_mask(services: Services, task: Task, source: SourceSeries, draft: AnnotationRow) -> Mask | None:
