@@ -1,5 +1,6 @@
 import io
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from email.message import Message
 
@@ -8,7 +9,7 @@ import pytest
 
 from lib.core.geometry import Geometry
 from lib.core.labels import Code, Label, LabelSchema
-from lib.core.values import Mask, Prediction
+from lib.core.values import LabelEvidence, Mask, Prediction
 from lib.ledger.rows import JobRow
 from lib.server import replies
 
@@ -48,6 +49,17 @@ def test_the_centre_of_a_label_is_given_as_column_row_slice() -> None:
 def test_a_score_that_nobody_knows_is_null() -> None:
     params = replies.infer_params(prediction(), 3, 0.0)
     assert json.loads(json.dumps(params, allow_nan=False))["scores"] == {"liver": None, "spleen": 0.5}
+
+
+def test_each_quantity_and_the_evidence_of_each_label_are_told() -> None:
+    found = LabelEvidence(volume_ml=0.003, largest_probability=0.9, mean_probability=0.75, components=1)
+    quantities = {"entropy": {"spleen": 0.5}, "bald": {"spleen": 0.25}}
+    made = replace(prediction(), quantities=quantities, evidence={"spleen": found})
+    params = json.loads(json.dumps(replies.infer_params(made, 3, 0.0), allow_nan=False))
+    assert params["quantities"] == quantities
+    evidence = params["evidence"]["spleen"]
+    assert (evidence["volume_ml"], evidence["mean_probability"], evidence["components"]) == (0.003, 0.75, 1)
+    assert evidence["samples_dice"] is None
 
 
 @pytest.mark.filterwarnings("ignore:'cgi' is deprecated:DeprecationWarning")

@@ -62,4 +62,4 @@ def band_radius(spacing_mm: tuple[float, float, float]) -> tuple[int, int]:
 def coin_entropy(probability: float) -> float:
     """Entropy in nats of an event of that probability."""
     p = min(max(float(probability), 0.0), 1.0)
-    return -sum(x * log(x) for x in (p, 1.0 - p) if x > 0)
+    return sum(-x * log(x) for x in (p, 1.0 - p) if 0 < x < 1)

@@ -3,6 +3,7 @@
 import json
 import uuid
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
@@ -44,7 +45,8 @@ def multipart(params: Mapping[str, Any], content: bytes, name: str) -> Response:
 def infer_params(prediction: Prediction, model_version: int, write_s: float) -> dict[str, Any]:
     """Result fields of an inference.
 
-    `label_names` holds the labels that occur: 3D Slicer names the values of a label map by their order.
+    `label_names` holds the labels that occur: 3D Slicer names the values of a label map by their order. Scores and
+    evidence are told of every label of the task; null stands for what is not defined.
     """
     latencies = {STAGES.get(stage, stage): round(s, 3) for stage, s in prediction.latencies_s.items()}
     total = round(sum(prediction.latencies_s.values()) + write_s, 3)
@@ -52,7 +54,9 @@ def infer_params(prediction: Prediction, model_version: int, write_s: float) -> 
         "label_names": {label.name: label.id for label in prediction.mask.schema if _occurs(prediction.mask, label.id)},
         "latencies": {**latencies, "write": round(write_s, 3), "total": total},
         "centroids": centroids(prediction.mask),
-        "scores": {name: _finite(score) for name, score in prediction.scores.items()},
+        "scores": _finite_all(prediction.scores),
+        "quantities": {quantity: _finite_all(scores) for quantity, scores in prediction.quantities.items()},
+        "evidence": {name: _finite_all(asdict(found)) for name, found in prediction.evidence.items()},
         "voxels": prediction.mask.voxels(),
         "model_version": model_version,
     }
@@ -95,6 +99,10 @@ def iso(moment: datetime | None) -> str | None:
 
 def _occurs(mask: Mask, label_id: int) -> bool:
     return bool((mask.array == label_id).any())
+
+
+def _finite_all(values: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: _finite(value) for name, value in values.items()}
 
 
 def _finite(value: float) -> float | None:
