@@ -20,6 +20,7 @@ class Strategy:
 
     The ranking depends on the cases, the seed and the options: the cases are ranked in the order of their ids and
     put back, so that their order in the pool can make no difference, not even by rounding.
+    The first N of a ranking are a batch to label: strategies that spread cases do so along the list.
 
     Attributes:
         name: as people ask for it.
