@@ -8,6 +8,8 @@ from torch.nn import functional as F  # noqa: N812
 from lib.training.config import FitConfig
 from lib.training.losses import (
     IGNORE,
+    LabelWeights,
+    Overlap,
     Target,
     covered_classes,
     cross_entropy,
@@ -111,7 +113,7 @@ def test_ignored_voxels_get_exactly_no_gradient_and_the_others_the_one_they_have
 ) -> None:
     logits, classes = example(space)
     classes[:, :2] = IGNORE
-    weights = torch.tensor([0.5, 2.0, 0.7])
+    weights = LabelWeights(torch.tensor([0.5, 2.0, 0.7]), torch.ones(3, 3))
     segmentation_loss([logits], Target(classes), FitConfig(loss=loss), weights).value.backward()  # type: ignore[arg-type]
     assert logits.grad is not None
     assert not logits.grad[:, :, :2].any()
@@ -123,7 +125,7 @@ def test_ignored_voxels_get_exactly_no_gradient_and_the_others_the_one_they_have
 @pytest.mark.parametrize("loss", LOSSES)
 def test_a_batch_that_is_ignored_altogether_has_loss_zero(loss: str) -> None:
     logits, classes = example((5, 6))
-    for weights in (None, torch.tensor([0.5, 2.0, 0.7])):
+    for weights in (None, LabelWeights(torch.tensor([0.5, 2.0, 0.7]), torch.ones(3, 3))):
         value = segmentation_loss([logits], Target(classes.fill_(IGNORE)), FitConfig(loss=loss), weights).value  # type: ignore[arg-type]
         assert value.item() == 0.0
         (gradient,) = torch.autograd.grad(value, logits)
@@ -174,14 +176,21 @@ def test_an_uncovered_label_costs_nothing_wherever_it_is_found() -> None:
 def test_label_weights_enter_the_overlap_loss_alone() -> None:
     probabilities = torch.tensor([[0.2, 0.3, 0.5], [0.1, 0.6, 0.3]]).T.reshape(1, 3, 1, 2)
     classes = torch.tensor([[[1, 2]]])
-    weights = torch.tensor([3.0, 1.0])
+    weights = LabelWeights(torch.tensor([3.0, 1.0]), torch.tensor([[1.0, 1.0], [0.5, 1.0]]))
     dice = [(2 * 0.3 + 1) / (0.9 + 1 + 1), (2 * 0.3 + 1) / (0.8 + 1 + 1)]
-    soft = (3 * (1 - dice[0]) + (1 - dice[1])) / 2
+    soft = 3 * (1 - dice[0]) / 2 + (1 - dice[1]) / 1.5
     entropy = -log(0.3)
     found = segmentation_loss([probabilities.log()], Target(classes), FitConfig(dice_weight=0.25), weights)
     assert found.value.item() == pytest.approx(0.25 * soft + 0.75 * entropy)
     assert found.overlap.score().tolist() == pytest.approx(dice)
     assert found.overlap.shown.tolist() == [True, True]
+
+
+def test_weights_of_labels_alike_change_nothing_and_one_that_no_picture_shows_is_no_company() -> None:
+    overlap = Overlap(torch.tensor([2.0, 1.0, 0.0]), torch.tensor([4.0, 2.0, 3.0]), torch.tensor([3.0, 1.0, 0.0]))
+    alike = LabelWeights(torch.ones(3), torch.ones(3, 3))
+    assert float(overlap_loss(overlap, weights=alike)) == pytest.approx(float(overlap_loss(overlap)))
+    assert float(overlap_loss(overlap)) == pytest.approx((3 / 8 + 1 / 4) / 2)
 
 
 def test_coarser_outputs_count_half_of_the_finer_one_and_see_the_nearest_classes() -> None:

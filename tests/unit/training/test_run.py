@@ -17,7 +17,7 @@ from lib.training.augment_mix import Mixing
 from lib.training.config import AugmentConfig, FitConfig
 from lib.training.data import Batch, Case
 from lib.training.fit import FitResult, fit
-from lib.training.losses import Target, segmentation_loss
+from lib.training.losses import LabelWeights, Target, segmentation_loss
 from lib.training.run import Run, half_type, make_optimizer
 from lib.training.weights import RunningDice
 
@@ -106,10 +106,10 @@ def test_a_blended_batch_costs_the_share_of_both_partners_with_their_own_coverag
 
 @pytest.mark.usefixtures("two_levels")
 def test_adaptive_weights_follow_counts_and_running_dice(schema: LabelSchema, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[Tensor | None] = []
+    seen: list[LabelWeights | None] = []
     honest = segmentation_loss
 
-    def watched(outputs: object, target: object, config: object, weights: Tensor | None, total: object) -> object:
+    def watched(outputs: object, target: object, config: object, weights: LabelWeights | None, total: object) -> object:
         seen.append(weights)
         return honest(outputs, target, config, weights, total)  # type: ignore[arg-type]
 
@@ -117,12 +117,13 @@ def test_adaptive_weights_follow_counts_and_running_dice(schema: LabelSchema, mo
     run = started(FitConfig(adaptive_weights=True), schema)
     run.learn(random_batch(2), 0.0)
     assert None not in run.running.values
-    run.running = RunningDice((0.8, 0.8))
+    run.running = RunningDice((0.5, 0.75))
     run.learn(random_batch(2), 0.0)
-    # shown by 4 and 1 of 4 cases: effective numbers 4 (1 - 0.75^4) = 2.734 and 1, so weights in the ratio 1 : 2.734,
-    # 0.536 and 1.464 of their median, the lower one of which is raised to 1
+    # shown by 4 and 1 of 4 cases: effective numbers 4 (1 - 0.75^4) = 2.734 and 1; they miss 4/3 and 2/3 of the mean, so
+    # 0.4877 and 0.6667, which is 0.845 and 1.155 of their median, the lower one raised to 1
     assert seen[1] is not None
-    assert seen[1].tolist() == pytest.approx([1.0, 2 * 2.734 / 3.734], abs=1e-3)
+    assert seen[1].lift.tolist() == pytest.approx([1.0, 2 * 0.6667 / (0.4877 + 0.6667)], abs=1e-3)
+    assert seen[1].company.tolist() == [[1.0, 0.25], [1.0, 1.0]]
     started(FitConfig(), schema).learn(random_batch(2), 0.0)
     assert seen[2] is None
 

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib.training.weights import DECAY, HIGHEST, RunningDice, effective_number, label_weights, lag
+from lib.training.weights import DECAY, HIGHEST, RunningDice, company, effective_number, label_weights, lag
 
 
 def test_the_effective_number_of_samples_equals_the_formula() -> None:
@@ -56,3 +56,9 @@ def test_weights_are_bounded_and_half_of_the_labels_weigh_one(labels: list[tuple
     assert weights.min() >= 1
     assert weights.max() <= HIGHEST
     assert (weights == 1).sum() * 2 >= len(labels)
+
+
+def test_a_rare_label_is_one_among_all_and_hardly_counts_for_the_common_ones() -> None:
+    assert company([20, 10, 1]) == pytest.approx(np.array([[1, 0.5, 0.05], [1, 1, 0.1], [1, 1, 1]]))
+    assert company([7, 7]).tolist() == [[1, 1], [1, 1]]
+    assert company([5, 0])[0].tolist() == [1, 0.2]  # one that never occurs is never shown either

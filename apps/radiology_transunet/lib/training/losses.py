@@ -65,6 +65,20 @@ class Overlap:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class LabelWeights:
+    """How the labels share the overlap loss; made by weights.py.
+
+    Attributes:
+        lift: (C - 1,) factor of each label.
+        company: (C - 1, C - 1) how much the label of the column counts among those that the label of the row shares
+            with; 1 on the diagonal.
+    """
+
+    lift: Tensor
+    company: Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Loss:
     """What a batch costs.
 
@@ -85,7 +99,7 @@ def segmentation_loss(
     outputs: Sequence[Tensor],
     target: Target,
     config: FitConfig,
-    weights: Tensor | None = None,
+    weights: LabelWeights | None = None,
     total: Total = lambda sums: sums,
 ) -> Loss:
     """Overlap loss and cross-entropy of all outputs of a network.
@@ -95,8 +109,8 @@ def segmentation_loss(
             supervision, Lee et al., arXiv:1409.5185, with the weights of nnU-Net, Isensee et al., 2021).
         target: at full size.
         config: which losses, and their weights.
-        weights: (C - 1,) of each label, in the overlap loss alone: in cross-entropy they would shift how likely a label
-            is taken to be, and a rare one would be seen everywhere. None = all alike.
+        weights: of the labels in the overlap loss alone: in cross-entropy they would shift how likely a label is taken
+            to be, and a rare one would be seen everywhere. None = all alike.
         total: adds up the sums that the loss is made of.
     """
     parts = [_loss(logits, target.at_size(logits.shape[2:]), config, weights, total) for logits in outputs]
@@ -111,7 +125,7 @@ def supervision_shares(count: int) -> tuple[float, ...]:
     return tuple(share / sum(shares) for share in shares)
 
 
-def _loss(logits: Tensor, target: Target, config: FitConfig, weights: Tensor | None, total: Total) -> Loss:
+def _loss(logits: Tensor, target: Target, config: FitConfig, weights: LabelWeights | None, total: Total) -> Loss:
     logarithms = log_probabilities(logits, target.covered)
     classes = covered_classes(target)
     gamma = config.focal_gamma if config.loss == "dice_focal" else 0.0
@@ -193,8 +207,10 @@ def overlap_of(probabilities: Tensor, classes: Tensor) -> Overlap:
     return Overlap(both, predicted, true)
 
 
-def overlap_loss(overlap: Overlap, alpha: float = 0.5, weights: Tensor | None = None) -> Tensor:
-    """Mean over the labels of weight x (1 - score); with alpha 0.5 the soft Dice loss.
+def overlap_loss(overlap: Overlap, alpha: float = 0.5, weights: LabelWeights | None = None) -> Tensor:
+    """Mean over the labels of 1 - score; with alpha 0.5 the soft Dice loss.
+
+    With weights each label has its lift, over the company that it shares with instead of the number of labels.
 
     Milletari et al., arXiv:1606.04797, with plain sums below the line, over the whole batch. A label that no picture of
     the batch shows has no overlap to raise and is left to cross-entropy; a batch without labels has loss 0.
@@ -202,11 +218,13 @@ def overlap_loss(overlap: Overlap, alpha: float = 0.5, weights: Tensor | None = 
     Args:
         overlap: of the batch.
         alpha: weight of false positives; false negatives have the rest of 1.
-        weights: (C - 1,) of each label; None = all alike.
+        weights: of the labels; None = all alike.
     """
     missing = (1 - overlap.score(alpha)) * overlap.shown
-    weighted = missing if weights is None else missing * weights
-    return weighted.sum() / overlap.shown.sum().clamp_min(1)
+    if weights is None:
+        return missing.sum() / overlap.shown.sum().clamp_min(1)
+    company = weights.company @ overlap.shown.to(weights.company.dtype)
+    return (missing * weights.lift / company.clamp_min(1)).sum()
 
 
 def nearest_classes(classes: Tensor, size: Sequence[int]) -> Tensor:

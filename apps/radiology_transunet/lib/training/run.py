@@ -19,9 +19,9 @@ from lib.training.checkpoint import Checkpoint
 from lib.training.config import FitConfig
 from lib.training.data import Batch
 from lib.training.distributed import ALONE, Group
-from lib.training.losses import Loss, Target, segmentation_loss
+from lib.training.losses import LabelWeights, Loss, Target, segmentation_loss
 from lib.training.memory import half
-from lib.training.weights import RunningDice, label_weights
+from lib.training.weights import RunningDice, company, label_weights
 
 log = logging.getLogger(__name__)
 
@@ -216,7 +216,7 @@ class Run:
             return self.network.supervised(images)
 
     def _loss(self, outputs: Sequence[Tensor], batch: Batch) -> Loss:
-        weights = self._class_weights(batch.classes.device)
+        weights = self._label_weights(batch.classes.device)
         covered = None if bool(batch.covered.all()) else batch.covered.to(batch.classes.device)
         total = self.group.total
         own = segmentation_loss(outputs, Target(batch.classes, covered), self.config, weights, total)
@@ -228,11 +228,11 @@ class Run:
         share = batch.mixing.weight
         return Loss(share * own.value + (1 - share) * other.value, own.overlap)
 
-    def _class_weights(self, device: torch.device) -> Tensor | None:
-        """(C,) of each class, background with 1."""
+    def _label_weights(self, device: torch.device) -> LabelWeights | None:
         if not self.config.adaptive_weights:
             return None
-        return torch.tensor(label_weights(*self.samples, self.running), dtype=torch.float32, device=device)
+        parts = label_weights(*self.samples, self.running), company(self.samples[0])
+        return LabelWeights(*(torch.tensor(part, dtype=torch.float32, device=device) for part in parts))
 
     def _require_numbers(self, loss: float, norm: float, batch: Batch) -> None:
         overflows = self.scaler.is_enabled() and self.scaler.get_scale() > SMALLEST_SCALE

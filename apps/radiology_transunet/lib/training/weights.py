@@ -81,3 +81,17 @@ def label_weights(counts: Sequence[int], total: int, running: RunningDice) -> We
         raw = lag(running)[occurs] / effective_number([n for n in counts if n > 0], total)
         weights[occurs] = np.clip(raw / np.median(raw), 1.0, HIGHEST)
     return weights
+
+
+def company(counts: Sequence[int]) -> Weights:
+    """(labels, labels): how much the label of the column counts among those that the label of the row shares with.
+
+    That is 1 for a label at least as common, else its share of the samples: the common labels give up nearly nothing
+    of their part in the loss to a rare one, which is but one among all of them.
+
+    Args:
+        counts: samples that show each label.
+    """
+    numbers = np.maximum(np.asarray(counts, dtype=np.float64), 1)
+    found: Weights = np.minimum(1.0, numbers[None, :] / numbers[:, None])
+    return found
