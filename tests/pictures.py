@@ -19,7 +19,7 @@ from viewing import WAIT_MS, browser_page, load_mask, panel_of
 ANNOTATOR = "Dr. Vera Lindqvist"
 VIEWER_SIZE = {"width": 1280, "height": 740}
 WORKLIST_SIZE = {"width": 1280, "height": 960}
-REPORT_SIZE = {"width": 1160, "height": 1960}
+REPORT_SIZE = {"width": 1160, "height": 1800}
 VIEWER_SCALE, WORKLIST_SCALE, REPORT_SCALE = 1.5, 1.25, 1.25
 SETTLE_MS = 3000
 
