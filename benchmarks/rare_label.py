@@ -1,6 +1,6 @@
 """A rare label: adaptive weighting and oversampling against plain Dice + cross-entropy.
 
-    OMP_NUM_THREADS=1 TRANSUNET_DATA=/data python benchmarks/rare_label.py [--seeds 5] [--steps 2000] [--jobs 2]
+    OMP_NUM_THREADS=1 TRANSUNET_DATA=/data python benchmarks/rare_label.py [--seeds 5] [--steps 4000] [--jobs 2]
 
 The label is made, since no label of the data is rare: a cyst as the hippocampal sulcus leaves it, painted into the
 image and into the mask of a tenth of the heads to learn from. It is an ellipsoid with half axes of 2 to 3.5 mm, centred
@@ -49,7 +49,7 @@ CYST = Label("cyst", 3, (220, 60, 60), Code("12494005", "Cyst"))
 RESULTS = Path(__file__).parent / "results" / "rare_label.json"
 WAYS: Mapping[str, Mapping[str, object]] = {
     "plain": {"adaptive_weights": False, "rare_oversampling": 0.0},
-    "adaptive": {"adaptive_weights": True, "rare_oversampling": 0.7},
+    "adaptive": {"adaptive_weights": True, "rare_oversampling": 0.35},
 }
 RARE_SHARE, HELD_OUT_RARE_SHARE = 0.1, 0.5
 HALF_AXES_MM = (2.0, 3.5)
@@ -212,7 +212,7 @@ def main() -> None:
     add_options(parser)
     parser.add_argument("--work", type=Path, default=Path("var/benchmarks/rare_label"), help="what is done so far")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=2000, help="of each fit")
+    parser.add_argument("--steps", type=int, default=4000, help="of each fit")
     parser.add_argument("--jobs", type=int, default=1, help="fits at once, each on one thread")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--cell", nargs=2, help=argparse.SUPPRESS)

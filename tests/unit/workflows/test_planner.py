@@ -127,21 +127,18 @@ def test_slices_of_unlike_thickness_are_resampled_to_one() -> None:
     assert planned(mixed).task.preprocess.spacing_mm == (4.0, 1.0, 1.0)
 
 
-def test_rare_labels_are_drawn_more_often_and_reported_apart() -> None:
+def test_rare_labels_weigh_more_and_are_reported_apart() -> None:
     labels = {1: Occurrence(20, 90_000), 2: Occurrence(2, 4_000)}
     plan = planned(
         fingerprint((36, 50, 35), (1.0, 1.0, 1.0), labels=labels), names={1: "liver", 2: "lesion", 5: "cyst"}
     )
     assert plan.task.rare == ("lesion", "cyst")
     assert plan.task.common_labels == ("liver",)
-    assert (plan.task.training.rare_oversampling, plan.task.training.adaptive_weights) == (0.7, True)
+    assert plan.task.training.adaptive_weights
     assert plan.reasons["labels.1"] == "in 2 of 20 cases"
     assert plan.reasons["labels.2"] == "in no case: nothing to learn it from"
     assert planned(HIPPOCAMPUS).task.rare == ()
-    assert (
-        planned(HIPPOCAMPUS).task.training.rare_oversampling,
-        planned(HIPPOCAMPUS).task.training.adaptive_weights,
-    ) == (0.5, False)
+    assert not planned(HIPPOCAMPUS).task.training.adaptive_weights
 
 
 def test_every_label_has_a_colour_of_its_own() -> None:

@@ -114,7 +114,7 @@ class FitConfig:
     warmup: float = 0.05
     schedule: Schedule = "cosine"
     foreground: float = 0.7
-    rare_oversampling: float = 0.7
+    rare_oversampling: float = 0.35
     loss: Loss = "dice_ce"
     dice_weight: float = 0.5
     focal_gamma: float = 2.0

@@ -236,20 +236,13 @@ def _training(
         draft.because("training.max_minutes", "the schedule shrinks to this; more is better")
     draft.because("training.learning_rate", "peak; larger networks need smaller steps")
     if scarce:
-        draft.because(
-            "training.rare_oversampling",
-            "some labels are rare: drawn more often than the images show them, less and less so",
-        )
-        draft.because("training.adaptive_weights", "labels that are rare or lag behind weigh more")
-    else:
-        draft.because("training.rare_oversampling", "no label is rare: half as the images show them")
+        draft.because("training.adaptive_weights", "some labels are rare: those and what lags behind weigh more")
     return FitConfig(
         steps=machine.steps,
         max_minutes=machine.minutes,
         batch_size=batch,
         crop=crop,
         learning_rate=machine.learning_rate,
-        rare_oversampling=0.7 if scarce else 0.5,
         adaptive_weights=scarce,
     )
 
