@@ -143,6 +143,7 @@ def test_monai_labels_own_command_loads_the_app_and_serves_its_clients(
     with outside() as world:
         environment = {
             "TRANSUNET_VAR": str(folder / "var"),
+            "TRANSUNET_REVIEW__HOLD_BACK": "false",  # the model is random
             "MONAI_LABEL_DICOMWEB_USERNAME": module_orthanc.username,
             "MONAI_LABEL_DICOMWEB_PASSWORD": module_orthanc.password,
             **world.environment(),

@@ -466,7 +466,9 @@ def test_an_uploaded_label_on_another_grid_is_refused_with_both_shapes(services,
         submit_mask(services, task, source, Mask(np.zeros(other.shape, np.uint8), other, task.schema), "anna")
 
 
-def test_an_empty_label_says_nothing_found_stores_no_seg_and_counts_once_a_reviewer_agrees(services, task):
+def test_an_empty_label_says_nothing_found_stores_no_seg_and_counts_once_a_reviewer_agrees(own_orthanc, tmp_path):
+    services = install(own_orthanc, tmp_path / "var", review__hold_back="true")
+    task = services.task()
     source = upload(services, body(), "P1")
     settle(services)
     label = submit_mask(services, task, source, Mask(np.zeros(GRID.shape, np.uint8), source.geometry, task.schema))
@@ -478,7 +480,9 @@ def test_an_empty_label_says_nothing_found_stores_no_seg_and_counts_once_a_revie
     assert [row.id for row in services.ledger.annotations.accepted(task.name)] == [label]
 
 
-def test_a_seg_of_the_viewer_in_the_air_is_held_back_and_the_next_save_mends_it(services, task):
+def test_a_seg_of_the_viewer_in_the_air_is_held_back_and_the_next_save_mends_it(own_orthanc, tmp_path):
+    services = install(own_orthanc, tmp_path / "var", review__hold_back="true")
+    task = services.task()
     source = upload(services, body(), "P1")
     settle(services)
     beside = np.zeros(GRID.shape, np.uint8)
