@@ -9,7 +9,7 @@ import pytest
 
 from lib.cli.demo_bars import STAGES, Stopwatch
 from lib.cli.demo_standing import heldout_dice, judge, report
-from lib.demo.cohort import DRAFT, HELD_OUT, TRAIN, CohortCase
+from lib.demo.cohort import DRAFT, GATE, HELD_OUT, TRAIN, CohortCase
 from lib.ledger.rows import AnnotationRow, JobRow, SeriesRow
 from lib.registry.versions import ModelVersion
 
@@ -78,6 +78,19 @@ def test_labels_count_once_accepted_and_a_rejected_one_is_named_with_its_reason(
     standing = judge(COHORT, rows(a="ready", b="ready"), [label(COHORT[0]), label(COHORT[1], "rejected")], [])
     assert standing.labelled == 1
     assert standing.rejected == {"b": "unknown segment"}
+
+
+def test_a_first_training_waits_for_the_labels_that_it_looks_at_and_not_for_the_gates() -> None:
+    cohort = (*COHORT, case("e", GATE))
+    everything = rows(a="ready", b="ready")
+    assert judge(cohort, {}, [], []).awaited == 2
+    assert judge(cohort, everything, [label(COHORT[0])], []).awaited == 1
+    with_the_gates = judge(cohort, everything, [label(COHORT[0]), label(cohort[4])], [])
+    assert (with_the_gates.awaited, with_the_gates.unread) == (1, 1)
+    without = judge(cohort, everything, [label(COHORT[0]), label(COHORT[1])], [])
+    assert (without.awaited, without.unread) == (0, 1)
+    assert judge(cohort, everything, [label(COHORT[0]), label(COHORT[1], "rejected")], []).awaited == 0
+    assert judge(cohort, rows(a="ready", b="refused"), [label(COHORT[0])], []).awaited == 0
 
 
 def test_a_series_that_somebody_labelled_meanwhile_needs_no_draft() -> None:

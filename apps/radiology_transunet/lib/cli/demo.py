@@ -157,7 +157,7 @@ class DemoRun:
             return False
         self.clock.passed("training")
         settled = self.standing.ready + len(self.standing.refused) == len(self.cohort)
-        return settled and self.standing.waiting == 0 and self.clock.has("worklist")
+        return settled and self.standing.unread + self.standing.waiting == 0 and self.clock.has("worklist")
 
     def _greet(self) -> None:
         """Print the address as soon as somebody can work there."""
@@ -168,11 +168,8 @@ class DemoRun:
             self.console.print(f"[bold green]worklist:[/bold green] {self.site.worklist_url}")
 
     def _labels_are_in(self) -> bool:
-        """Whether each labelled case is stored and its label accepted, or known to be unusable."""
-        wanted = [case for case in self.cohort if case.labelled]
-        refused = sum(case.title in self.standing.refused for case in wanted)
-        settled = self.standing.labelled + len(self.standing.rejected) + refused
-        return self.upload.stored >= len(wanted) and settled >= len(wanted)
+        """Whether each label that a first training looks at is accepted, or known to be unusable."""
+        return self.standing.awaited == 0
 
     def _training(self) -> "JobRow | None":
         """The training, asked for the first time; None when a model of an earlier run serves.
@@ -193,13 +190,15 @@ class DemoRun:
         return job
 
     def _tell_result(self) -> None:
+        from lib.cli.demo_upload import GATE_SPLIT
+
         found = self.report()
         self.console.print(
             f"[bold green]ready:[/bold green] {found['drafted']} drafts by model version {found['model_version']}; "
             f"held-out Dice {found['heldout_dice']}"
         )
         self.console.print(f"for other commands: source {self.site.environment_file}")
-        judged = len({case.patient_id for case in self.cohort if case.split == "promotion"})
+        judged = len({case.patient_id for case in self.cohort if case.split == GATE_SPLIT})
         if judged:
             again = f"transunet-label retrain, which the gate judges on {judged} patients"
             self.console.print(f"correct a draft, then: {again}; {self.site.settings.server.url}/reports tells how")

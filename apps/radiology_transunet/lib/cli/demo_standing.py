@@ -22,6 +22,9 @@ class Standing:
         ready: series that passed the check.
         refused: by title of the case, why its series cannot be used.
         labelled: cases whose human label is accepted.
+        unread: labelled cases of whose label nothing is known yet.
+        awaited: of these, those that a first training looks at; it has no champion to be held against, so the gate's
+            cases may come later.
         rejected: by title, why its label cannot be used, or is held back for a reviewer.
         drafted: cases to draft that have a draft of ours, delivered to the archive.
         waiting: cases to draft that neither have a draft or a human label nor failed.
@@ -31,6 +34,8 @@ class Standing:
     ready: int
     refused: Mapping[str, str]
     labelled: int
+    unread: int
+    awaited: int
     rejected: Mapping[str, str]
     drafted: int
     waiting: int
@@ -62,6 +67,8 @@ def judge(
         annotations: of the task, and those that fit no task.
         failures: draft jobs that failed.
     """
+    from lib.demo.cohort import GATE
+
     found = list(annotations)
     human = {row.series_uid for row in found if row.origin == "human" and row.status in ("accepted", "submitted")}
     accepted = {row.series_uid for row in found if row.origin == "human" and row.status == "accepted"}
@@ -71,16 +78,21 @@ def judge(
     failed = {str(job.payload.get("series_uid")): job.error for job in failures}
     refused = {case.title: rows[case.series_uid].reason for case in cohort if _is_refused(rows, case)}
     to_draft = [case for case in cohort if not case.labelled and case.title not in refused]
+    unusable = {
+        case.title: rejected[case.seg_series_uid]
+        for case in cohort
+        if case.labelled and case.seg_series_uid in rejected and case.series_uid not in accepted
+    }
+    known = {case.title for case in cohort if case.series_uid in accepted} | unusable.keys() | refused.keys()
+    unread = [case for case in cohort if case.labelled and case.title not in known]
     undrafted = [case for case in to_draft if case.series_uid not in drafted | human]
     return Standing(
         ready=sum(case.series_uid in rows and rows[case.series_uid].status == "ready" for case in cohort),
         refused=refused,
         labelled=sum(case.labelled and case.series_uid in accepted for case in cohort),
-        rejected={
-            case.title: rejected[case.seg_series_uid]
-            for case in cohort
-            if case.labelled and case.seg_series_uid in rejected and case.series_uid not in accepted
-        },
+        unread=len(unread),
+        awaited=sum(case.role != GATE for case in unread),
+        rejected=unusable,
         drafted=sum(case.series_uid in drafted for case in to_draft),
         waiting=sum(case.series_uid not in failed for case in undrafted),
         failed={case.title: failed[case.series_uid] for case in undrafted if case.series_uid in failed},

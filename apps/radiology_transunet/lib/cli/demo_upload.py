@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DONE_FILE = "uploaded"
+GATE_SPLIT = "promotion"
 
 
 class Upload(threading.Thread):
-    """Stores the cohort in the background, labelled cases first.
+    """Stores the cohort in the background: labelled cases first, the gate's last, which a first training does not need.
 
     Args:
         services: the rooms.
@@ -33,7 +34,7 @@ class Upload(threading.Thread):
     def __init__(self, services: "Services", cohort: "Sequence[CohortCase]", folder: Path) -> None:
         super().__init__(name="upload", daemon=True)
         self._services = services
-        self._cohort = sorted(cohort, key=lambda case: not case.labelled)
+        self._cohort = sorted(cohort, key=lambda case: (case.split == GATE_SPLIT, not case.labelled))
         self._done_file = folder / DONE_FILE
         self._stop_asked = threading.Event()
         self.stored = 0
