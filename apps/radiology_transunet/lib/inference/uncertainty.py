@@ -22,11 +22,11 @@ def entropy(probabilities: Tensor) -> Tensor:
 
 def margin(probabilities: Tensor) -> Tensor:
     """1 - (p1 - p2) of the two largest probabilities of (B, C, H, W), as (B, H, W) in [0, 1]; 1 = cannot decide."""
-    first, second = probabilities[:, 0].clone(), torch.zeros_like(probabilities[:, 0])
-    for number in range(1, probabilities.shape[1]):  # a pass a class: topk along this axis takes many times as long
-        following = probabilities[:, number]
-        second = torch.maximum(second, torch.minimum(first, following))
-        first = torch.maximum(first, following)
+    first, *others = probabilities.unbind(dim=1)
+    first, second = first.clone(), torch.zeros_like(first)
+    for following in others:  # a pass a class: topk along this axis takes many times as long
+        torch.maximum(second, torch.minimum(first, following), out=second)
+        torch.maximum(first, following, out=first)
     return (1 - (first - second)).clamp(0.0, 1.0)
 
 
