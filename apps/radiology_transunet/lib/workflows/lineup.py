@@ -44,7 +44,8 @@ def line_up(candidates: Sequence[Candidate], strategy: str, rank: Rank, config: 
     pool = [c for c in sorted(candidates, key=lambda c: c.series_uid) if c.split == Split.POOL]
     share = 0.0 if strategy == RANDOM else config.random_share  # the whole pool is drawn at random then
     drawn = draw([c.series_uid for c in pool], config.seed, share)
-    left = [c for c in pool if c.series_uid not in set(drawn)]
+    kept = frozenset(drawn)
+    left = [c for c in pool if c.series_uid not in kept]
     ranked = rank(left, config.seed).ranked([c.series_uid for c in left])
     groups = _held_out(candidates, config.seed)
     told = _drawn_words(RANDOM_WORDS, drawn, config.seed)
