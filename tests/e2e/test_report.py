@@ -4,22 +4,24 @@ import os
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from playwright.sync_api import Page, Request, expect
 
 from lib.core.values import Mask
 from lib.demo.phantom import make_phantom
-from lib.settings import load_settings
 from lib.taskfile import load_task
 from lib.workflows.gate import Condition
 from lib.workflows.overlays import most_different, side_by_side, slice_words
 from lib.workflows.paired import Interval
 from lib.workflows.report import CaseChange, Corrections, MorningReport
 from lib.workflows.reportfiles import write_report
-from lib.workflows.services import open_services
-from serving import Serving, free_port, serve
+from loop import conf_of, install
+from serving import Serving, eventually, free_port, serve
 from viewing import browser_page, no_browser
 
 pytestmark = [pytest.mark.server, pytest.mark.browser, pytest.mark.slow]
@@ -85,14 +87,20 @@ def change(seed: int, before: float, after: float) -> CaseChange:
 def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     """A server whose archive is away: reports need none."""
     var = tmp_path_factory.mktemp("site") / "var"
-    conf = [("var", str(var)), ("archive.url", f"http://127.0.0.1:{free_port()}/dicom-web"), ("server.port", "0")]
-    open_services(load_settings(conf, environ={})).ledger.upgrade()
+    away: Any = SimpleNamespace(dicomweb_url=f"http://127.0.0.1:{free_port()}/dicom-web", username="", password="")
+    install(away, var)
     write_report(
         var, replace(report(), run="phantom_ct-v0002", version=2, finished_at=datetime(2026, 3, 1, tzinfo=UTC))
     )
     write_report(var, report())
-    with serve(conf, var.parent, "--no-worker") as running:
+    with serve(conf_of(away, var), var.parent, "--no-worker") as running:
+        eventually(lambda: is_warm(running), what="the end of the server's imports, before which it cannot end")
         yield running
+
+
+def is_warm(serving: Serving) -> bool:
+    facts = httpx.get(f"{serving.url}/info/", timeout=60, trust_env=False).json()
+    return facts["champions"][TASK.name] is None
 
 
 @pytest.fixture(scope="module")

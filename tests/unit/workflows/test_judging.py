@@ -205,6 +205,27 @@ def test_a_former_version_that_cannot_be_loaded_is_no_anchor_and_stops_no_verdic
     assert "version 1 is no anchor of this verdict: weights are gone" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("measured", "stub", "said"),
+    [
+        ("seconds_a_case", lambda version, cases: float(version), "time a case 2.00 s against 1.00 s"),
+        (
+            "mean_calibration_error",
+            lambda cases: 0.01 if cases[0].labels["ball"].dice < 0.82 else 0.09,
+            "calibration error 0.090 against 0.010",
+        ),
+        ("golden_changes", lambda *_: {"1.2.3": -0.5}, "golden case 1.2.3 changed by -0.5000"),
+    ],
+)
+def test_what_a_gain_costs_reaches_the_gate_the_right_way_round(
+    judge, monkeypatch: pytest.MonkeyPatch, measured: str, stub: Callable[..., object], said: str
+) -> None:
+    monkeypatch.setattr(judging, measured, stub)
+    verdict = judge(0.80, 0.84, patients=6)
+    assert not verdict.promote
+    assert said in verdict.reason
+
+
 def test_a_golden_case_in_which_something_is_invented_has_changed(
     services: Services, label: Label, monkeypatch: pytest.MonkeyPatch
 ) -> None:
