@@ -12,6 +12,7 @@ import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -28,6 +29,10 @@ from lib.training.distributed import ALONE, Group, joined_by_torchrun
 from lib.training.fit import FitResult, fit
 from lib.training.losses import Loss
 from lib.training.run import Run
+
+if TYPE_CHECKING:
+    from lib.workflows.executor.engine import FitJob
+    from lib.workflows.shipping import Unpacked
 
 SCHEMA = LabelSchema(
     (Label("bright", 5, (255, 0, 0), Code("1", "Bright")), Label("dark", 3, (0, 0, 255), Code("2", "Dark")))
@@ -69,6 +74,31 @@ def fitted(name: str, folder: Path, group: Group = ALONE) -> FitResult:
     network, config = FITS[name]
     cases, judges = [[make_case(seed) for seed in seeds] for seeds in ((0, 1, 2), (4, 6, 8))]
     return fit(cases, judges, network, PreprocessConfig(), config, folder / name, "cpu", group=group)
+
+
+def files_of(folder: Path, seeds: tuple[int, ...]) -> "Unpacked":
+    """Cases as the cache has them."""
+    from lib.workflows.casefiles import write_arrays, write_volume
+    from lib.workflows.shipping import CaseFile, Unpacked
+
+    found = []
+    for seed in seeds:
+        case = make_case(seed)
+        volume, mask = folder / f"v{seed}.npz", folder / f"m{seed}.npz"
+        write_volume(volume, case.volume)
+        write_arrays(mask, array=case.mask.array)
+        found.append(CaseFile(volume, mask, case.mask.schema, case.patient, case.name))
+    return Unpacked(found, lambda parcel: parcel)  # type: ignore[arg-type,return-value]
+
+
+def fit_job(folder: Path, **more: object) -> "FitJob":
+    """A short training on three cases."""
+    from lib.workflows.executor.engine import FitJob
+
+    network, config = FITS["best"]
+    config = replace(config, **more)  # type: ignore[arg-type]
+    files = files_of(folder / "cache", (0, 2, 4)), files_of(folder / "cache", (6, 8))
+    return FitJob(*files, network, PreprocessConfig(), config, folder / "job", "cpu")
 
 
 def normed(group: Group) -> dict[str, Tensor]:
@@ -117,3 +147,4 @@ if __name__ == "__main__":
         die(Path(sys.argv[1]), *map(int, sys.argv[3:]))
     else:
         main(Path(sys.argv[1]))
+    os._exit(0)  # threads inside torch may crash an orderly end

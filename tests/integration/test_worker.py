@@ -15,12 +15,12 @@ import pytest
 from lib.cli.orthanc_process import OrthancProcess, free_port, start_orthanc
 from lib.ledger.pseudonym import pseudonym
 from lib.settings import environment_of
-from lib.workflows.worker import Worker
 from lib.workflows.jobs import CHECK, DRAFT, RETRAIN
 from lib.workflows.presegment import enqueue_drafts
 from lib.workflows.retrain import request_retrain
 from lib.workflows.review import submit_mask
 from lib.workflows.services import Services
+from lib.workflows.worker import Worker
 from loop import body, install, liver_of, register_random_model, settle, upload
 
 pytestmark = [pytest.mark.orthanc, pytest.mark.slow]

@@ -24,6 +24,7 @@ from lib.selection.config import SelectionConfig
 from lib.server.config import ServerConfig
 from lib.strict import build, dotted
 from lib.workflows.config import (
+    ExecutorConfig,
     FieldConfig,
     GateConfig,
     IngestConfig,
@@ -69,6 +70,7 @@ class Settings:
     query: QueryConfig
     selection: SelectionConfig
     retrain: RetrainConfig
+    executor: ExecutorConfig
     recipe: RecipeConfig
     gate: GateConfig
     field: FieldConfig

@@ -120,7 +120,7 @@ def test_a_retraining_hands_the_recipe_to_the_fit(
     label("x1", "promotion", empty=True)
     seen: dict[str, object] = {}
 
-    def stub(cases, validation, network, preprocess, config, folder, *rest, start, predict, weights):
+    def stub(cases, validation, network, preprocess, config, folder, *rest, start, predict, weights, group):
         seen.update(patients={case.patient for case in cases}, tuned={case.patient for case in validation})
         seen.update(config=config, weights=weights, start=start)
         raise Stopped("seen enough")

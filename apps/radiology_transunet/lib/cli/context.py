@@ -46,6 +46,14 @@ def quiet_unless_first() -> None:
         logging.getLogger().setLevel(logging.ERROR)
 
 
+def end_at_once() -> None:
+    """End a process that torchrun has started, its work being done: threads inside torch may crash an orderly end."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        sys.stdout.flush()
+        logging.shutdown()
+        os._exit(0)
+
+
 def conf_pairs() -> list[tuple[str, str]]:
     """Pairs (option, value) of every --conf of this command line."""
     return [_pair(text) for text in CONF.get()]

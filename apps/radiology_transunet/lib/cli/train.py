@@ -32,7 +32,7 @@ def train(
 
     Example: transunet-label train --images data/images --labels data/labels --task hippocampus_mr --max-minutes 3
     """
-    from lib.cli.context import current_settings, quiet_unless_first
+    from lib.cli.context import current_settings, end_at_once, quiet_unless_first
     from lib.taskfile import load_task
     from lib.workflows.userfiles import pairs_of
 
@@ -55,10 +55,11 @@ def train(
         show = FitBars(progress, options.applied_to(chosen.training))
         trained = train_folder(images, labels, chosen, folder, options, show)
     if trained is None:  # another process of this training tells
-        return
+        return end_at_once()
     _tell(trained, chosen)
     given = ["INPUT", "OUTPUT", "--task", task, "--model", str(folder)]
     typer.echo(f"label images with: {shlex.join(['transunet-label', 'predict', *given])}")
+    end_at_once()
 
 
 def _run_log() -> "RunLog":

@@ -34,6 +34,11 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda", index)
 
 
+def cuda_devices() -> int:
+    """How many this machine has."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
 def describe_device(name: str) -> dict[str, str | int | float]:
     """What a setting's device is, for records: its name, the CPU threads of torch, and the card when it is one."""
     device = choose_device(name)

@@ -28,10 +28,10 @@ from lib.server.images import UID
 from lib.server.tasks import DraftAll, NextCase, RankQueue, Retraining, Segmentation
 from lib.settings import Settings
 from lib.taskfile import load_task
-from lib.workflows.worker import Worker
 from lib.workflows.models import ChampionCache
 from lib.workflows.query import STRATEGIES
 from lib.workflows.services import Services, open_services
+from lib.workflows.worker import Worker
 
 logger = logging.getLogger(__name__)
 

@@ -17,11 +17,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
+from torch.distributed import FileStore, Store, TCPStore  # type: ignore[attr-defined]
 
 from lib.core.errors import InvalidSettings, LabelError, ProcessLost, TrainingFailed
 from lib.inference.devices import choose_device
@@ -32,6 +34,9 @@ T = TypeVar("T")
 
 PATIENCE = timedelta(hours=2)
 """How long the others wait for one that lives and does not come: the slowest one's preparation or validation."""
+
+MEETING = timedelta(minutes=5)
+"""How long processes of several machines look for the leader."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,21 +187,21 @@ ALONE = Group()
 
 
 @contextmanager
-def joined(rank: int, size: int, local_rank: int = 0, rendezvous: str = "env://") -> Iterator[Group]:
+def joined(rank: int, size: int, local_rank: int = 0, store: Store | None = None) -> Iterator[Group]:
     """Meet the other processes, and part from them at the end.
 
     Args:
         rank: of this process.
         size: processes in all.
         local_rank: of this process on its machine.
-        rendezvous: where they meet: "tcp://HOST:PORT" of the leader, or "env://" as torchrun says it.
+        store: where they meet; None = where the environment says, as torchrun sets it.
 
     Raises:
         ProcessLost: the others do not come, or one ends before its time.
     """
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     with collectives.loss_explained():
-        dist.init_process_group(backend, init_method=rendezvous, rank=rank, world_size=size, timeout=PATIENCE)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
     group = Group(rank, size, local_rank)
     try:
         yield group
@@ -206,6 +211,21 @@ def joined(rank: int, size: int, local_rank: int = 0, rendezvous: str = "env://"
     finally:
         with suppress(Exception):  # of one that others have left
             dist.destroy_process_group()
+
+
+def file_store(path: Path, size: int) -> Store:
+    """Where processes of one machine meet: a file that does not exist yet."""
+    return FileStore(str(path), size)
+
+
+def tcp_store(host: str, port: int, size: int, leads: bool) -> TCPStore:
+    """Where processes of several machines meet; the leader's has `port`, 0 = a free one.
+
+    Raises:
+        ProcessLost: the leader cannot be reached.
+    """
+    with collectives.loss_explained():
+        return TCPStore(host, port, size, leads, timeout=MEETING, wait_for_workers=False)
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from lib.workflows.casefiles import read_arrays, read_volume, write_arrays, writ
 from lib.workflows.presegment import load_series
 from lib.workflows.review import annotation_mask
 from lib.workflows.services import Services
+from lib.workflows.shipping import CaseFile, Shippable
 
 if TYPE_CHECKING:
     from lib.training.data import Case
@@ -78,6 +79,15 @@ class CaseCache:
         patient = self._services.ledger.series.get(row.series_uid).patient
         return Case(volume, mask, patient, name=f"annotation {row.id}")
 
+    def file(self, row: AnnotationRow) -> CaseFile:
+        """The files of a case, which are fetched when they are not there; raises what `fill` raises."""
+        self.fill(row)
+        volume, mask = self._paths(row)
+        patient = self._services.ledger.series.get(row.series_uid).patient
+        return CaseFile(
+            volume, None if _has_no_file(row) else mask, self._task.schema, patient, name=f"annotation {row.id}"
+        )
+
     def _paths(self, row: AnnotationRow) -> tuple[Path, Path]:
         """Of the volume and of the mask."""
         instances = self._services.ledger.series.get(row.series_uid).instances
@@ -101,7 +111,7 @@ class CaseCache:
         return None if values is None else Mask(values["array"], volume.geometry, self._task.schema)
 
 
-class LazyCases(Sequence["Case"]):
+class LazyCases(Shippable):
     """Cases that are read each time they are asked for, so that whoever asks decides how many are in memory.
 
     Args:
@@ -122,6 +132,10 @@ class LazyCases(Sequence["Case"]):
     def ids(self) -> tuple[int, ...]:
         """Of the annotations."""
         return tuple(row.id for row in self._rows)
+
+    def file(self, number: int) -> CaseFile:
+        """The files of one case, for other processes."""
+        return self._cache.file(self._rows[number])
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -4,6 +4,7 @@ Volumes of whole numbers, as scanners make them, are stored as int16, and everyt
 CT takes a quarter of its memory, a mask next to nothing, and reading stays far below preprocessing.
 """
 
+import io
 import logging
 import zipfile
 import zlib
@@ -31,8 +32,8 @@ def write_volume(path: Path, volume: Volume) -> None:
     write_arrays(path, array=array, affine=volume.geometry.affine, modality=np.array(volume.modality))
 
 
-def read_volume(path: Path) -> Volume | None:
-    """The volume in a file, or None when it is not there or not readable."""
+def read_volume(path: Path | io.BytesIO) -> Volume | None:
+    """The volume in a file, or in its bytes; None when it is not there or not readable."""
     values = read_arrays(path)
     if values is None:
         return None
@@ -41,8 +42,8 @@ def read_volume(path: Path) -> Volume | None:
     return Volume(values["array"], geometry, str(values["modality"]))
 
 
-def read_arrays(path: Path) -> Arrays | None:
-    """The arrays of a file, or None when it is not there or not readable."""
+def read_arrays(path: Path | io.BytesIO) -> Arrays | None:
+    """The arrays of a file, or of its bytes; None when it is not there or not readable."""
     try:
         with np.load(path, allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}

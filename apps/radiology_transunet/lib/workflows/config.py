@@ -132,6 +132,32 @@ class RetrainConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class ExecutorConfig:
+    """Where trainings run.
+
+    Attributes:
+        kind: "local" = on this machine, "ray" = on a Ray cluster.
+        processes: of a training, each with a GPU of its own where there are any; 0 = one for each CUDA device of this
+            machine (local alone).
+        address: of the cluster's head, HOST:PORT; empty = the cluster that this machine belongs to.
+        gpus: of each process on the cluster; may be a share of one.
+        cpus: cores of each process on the cluster.
+    """
+
+    kind: Literal["local", "ray"]
+    processes: int
+    address: str
+    gpus: float
+    cpus: float
+
+    def __post_init__(self) -> None:
+        least = 1 if self.kind == "ray" else 0
+        _require("executor.processes", self.processes, self.processes >= least, f"at least {least} with {self.kind}")
+        _require("executor.gpus", self.gpus, self.gpus >= 0, "0 or more")
+        _require("executor.cpus", self.cpus, self.cpus > 0, "above 0")
+
+
+@dataclass(frozen=True, slots=True)
 class RecipeConfig:
     """How a retraining goes on from the champion.
 

@@ -11,6 +11,7 @@ from lib.taskfile import Task
 from lib.workflows.casecache import CaseCache
 from lib.workflows.casefigures import common_mean_dice
 from lib.workflows.collect import CalibrationCases, PoolCases, collect
+from lib.workflows.executor.engine import FitJob, open_executor
 from lib.workflows.plan import Plan, fit_config, job_folder, require_enough
 from lib.workflows.recipe import adapted, first_weights
 from lib.workflows.retrain_log import log_retraining
@@ -56,7 +57,6 @@ def train_model(
 ) -> Path:
     """Fit, and keep the result as a model; its folder."""
     from lib.inference.model import Manifest, save_model
-    from lib.training.fit import fit
     from lib.training.warmstart import half_new
 
     folder, ids = job_folder(services, job.id), plan.training
@@ -65,7 +65,7 @@ def train_model(
     params, recipe = job.payload.get("params", {}), services.settings.recipe
     config = fit_config(task, params, plan.seed)
     config = adapted(config, recipe, plan.start is not None, len(calibration) > 0, params)
-    fitted = fit(
+    work = FitJob(
         cases,
         calibration,
         task.network,
@@ -73,11 +73,11 @@ def train_model(
         config,
         folder,
         services.settings.inference.device,
-        _noting(services, job, tell),
         start=first_weights(services, task, plan.start, plan.seed),
         predict=task.predict,
         weights=half_new([number in plan.new for number in cases.ids], recipe.new),
     )
+    fitted = open_executor(services.settings).fit(work, _noting(services, job, tell))
     for note in fitted.notes:
         take_note(services, job.id, note)
     metrics = figures_of(task, fitted.dice)

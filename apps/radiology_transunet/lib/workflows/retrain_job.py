@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Callable
 
 from lib.core.atomic import is_full
-from lib.core.errors import ArchiveUnavailable, LabelError, LedgerUnavailable, RegistryUnavailable
+from lib.core.errors import ArchiveUnavailable, LabelError, LedgerUnavailable, ProcessLost, RegistryUnavailable
 from lib.ledger.jobs import Jobs
 from lib.ledger.rows import JobRow
 from lib.workflows.heartbeat import Heartbeat, Stopped
@@ -17,7 +17,7 @@ from lib.workflows.services import Services
 
 logger = logging.getLogger(__name__)
 
-PASSING = (LedgerUnavailable, RegistryUnavailable)
+PASSING = (LedgerUnavailable, RegistryUnavailable, ProcessLost)
 """Errors after which the job waits for another attempt; those that are no fault of the job cost none."""
 
 

@@ -1,0 +1,1 @@
+"""Where trainings run: in this process, in several of this machine, or on a Ray cluster."""

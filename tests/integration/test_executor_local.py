@@ -1,0 +1,57 @@
+"""A training with a helper process on this machine."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from lib.core.errors import ProcessLost
+from lib.training.fit import FitProgress
+from lib.workflows.executor import local
+from lib.workflows.executor.local import LocalExecutor
+from together import fit_job
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
+
+
+def test_a_training_with_a_helper_ends_like_one_without(tmp_path: Path) -> None:
+    seen: list[FitProgress] = []
+    alone = LocalExecutor(1).fit(fit_job(tmp_path / "alone"), lambda _: None)
+    together = LocalExecutor(2, threads=2).fit(fit_job(tmp_path / "together"), seen.append)
+    assert together.losses == pytest.approx(alone.losses, abs=1e-4)
+    assert together.curve == tuple((step, pytest.approx(dice, abs=1e-3)) for step, dice in alone.curve)
+    for name, value in alone.state_dict.items():
+        torch.testing.assert_close(together.state_dict[name], value, atol=1e-4, rtol=0)
+    assert [progress.stage for progress in seen][-1] == "validate"
+
+
+def test_a_helper_that_is_killed_ends_the_training_and_the_next_one_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lib.training.fit.REPORT_EVERY_S", 0.0)
+    helpers: list[int] = []
+    honest = local._await
+    monkeypatch.setattr(
+        local, "_await", lambda started, place: (helpers.extend(h.pid for h in started), honest(started, place))
+    )
+
+    def kill(progress: FitProgress) -> None:
+        if progress.step == 4:
+            os.kill(helpers[0], signal.SIGKILL)
+
+    work = fit_job(tmp_path, steps=8)
+    with pytest.raises(ProcessLost, match="another process of the training has ended"):
+        LocalExecutor(2, threads=2).fit(work, kill)
+    path = work.folder / "checkpoint.pt"
+    left = torch.load(path, weights_only=True)
+    assert left["step"] in (4, 6)
+    torch.save({**left, "losses": [99.0, *left["losses"][1:]]}, path)  # a mark, to be seen in what goes on from here
+    assert LocalExecutor(1).fit(work, lambda _: None).losses[0] == 99.0

@@ -1,0 +1,123 @@
+"""What a process of a group does for itself; groups of two really started are in integration/test_torchrun.py."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from lib.core.errors import InvalidSettings, NotFound, ProcessLost, TrainingFailed
+from lib.inference.config import PreprocessConfig
+from lib.inference.model import build_preprocess
+from lib.networks.config import NetworkConfig
+from lib.training import collectives, distributed
+from lib.training.augment_mix import before
+from lib.training.batches import draw_batch
+from lib.training.config import AugmentConfig, FitConfig
+from lib.training.data import Case, TrainingSet, prepare
+from lib.training.distributed import ALONE, Group
+
+MakeCase = Callable[[int], Case]
+CPU = torch.device("cpu")
+CHANGED = AugmentConfig(flips=("rows",), elastic=0.05, low_resolution=0.5, share=0.6)
+
+
+@pytest.fixture
+def data(make_case: MakeCase) -> TrainingSet:
+    preprocess = build_preprocess(PreprocessConfig(), NetworkConfig(context_slices=1))
+    return prepare([make_case(1), make_case(2)], preprocess, None, lambda _: None)
+
+
+@pytest.mark.parametrize("mixing", [{}, {"cutmix": 1.0}, {"mixup": 1.0}])
+@pytest.mark.parametrize("size", [2, 3])
+def test_the_shares_of_a_step_are_the_pictures_of_one_process(
+    data: TrainingSet, mixing: dict[str, float], size: int
+) -> None:
+    values = {name: getattr(CHANGED, name) for name in AugmentConfig.__slots__} | mixing
+    config = FitConfig(batch_size=3, accumulate=2, augment=AugmentConfig(**values))  # type: ignore[arg-type]
+    for step in range(3):
+        whole = draw_batch(data, config, step, 0.5, CPU)
+        shares = [draw_batch(data, config, step, 0.5, CPU, Group(rank, size)) for rank in range(size)]
+        torch.testing.assert_close(torch.cat([share.images for share in shares]), whole.images)
+        assert torch.equal(torch.cat([share.classes for share in shares]), whole.classes)
+        assert torch.equal(torch.cat([share.covered for share in shares]), whole.covered)
+        assert all(share.names == whole.names for share in shares)
+        if mixing:
+            others = torch.cat([share.others[0] for share in shares if share.others])
+            assert "cutmix" in mixing or torch.equal(others, before(whole.classes))
+
+
+def test_each_share_draws_the_dropout_of_the_accumulated_parts_that_it_stands_for(data: TrainingSet) -> None:
+    config = FitConfig(batch_size=2, accumulate=4)
+    seed = draw_batch(data, config, 0, 0.5, CPU).seed
+    assert [draw_batch(data, config, 0, 0.5, CPU, Group(rank, 2)).seed - seed for rank in (0, 1)] == [0, 2]
+
+
+def test_pictures_that_cannot_be_shared_evenly_are_refused_with_both_numbers() -> None:
+    Group(0, 4).require_even(FitConfig(batch_size=2, accumulate=6))
+    with pytest.raises(InvalidSettings, match=r"by the 4 processes, got 3 x 2 = 6 pictures a step"):
+        Group(0, 4).require_even(FitConfig(batch_size=3, accumulate=2))
+
+
+def test_each_process_takes_the_gpu_of_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "choose_device", lambda name: torch.device("cuda", 0))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert Group(3, 4, local_rank=1).device("auto") == torch.device("cuda", 1)
+    with pytest.raises(InvalidSettings, match="there are 2"):
+        Group(2, 3, local_rank=2).device("cuda")
+    with pytest.raises(InvalidSettings, match="must be auto or cuda, got cuda:1"):
+        Group(0, 2).device("cuda:1")
+
+
+def test_a_process_alone_exchanges_with_itself_and_does_everything() -> None:
+    told: list[float] = []
+    assert ALONE.each(lambda number: number * number, 4, told.append) == [0, 1, 4, 9]
+    assert told == [0.25, 0.5, 0.75, 1.0]
+    assert ALONE.exchange("x") == ["x"]
+    assert ALONE.from_leader(lambda: 3) == 3
+
+
+def answering(monkeypatch: pytest.MonkeyPatch, *others: object) -> Group:
+    """The first of several processes, of which the others say so."""
+
+    def gather(found: list[object], value: object) -> None:
+        found[:] = [value, *others]
+
+    monkeypatch.setattr(distributed.dist, "all_gather_object", gather)
+    return Group(0, 1 + len(others))
+
+
+def test_cases_are_shared_and_everybody_has_all_results_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    group = answering(monkeypatch, [10, 40], [20, 50])
+    assert group.each(lambda number: -number, 6, lambda _: None) == [0, 10, 20, -3, 40, 50]
+
+
+def test_the_end_of_one_process_ends_the_others_with_the_same_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(NotFound, match="a file is gone"):
+        answering(monkeypatch, distributed._End(1, NotFound("a file is gone"))).exchange(None)
+    with pytest.raises(ProcessLost, match="process 1 of the training ended: KeyboardInterrupt"):
+        answering(monkeypatch, distributed._End(1, "KeyboardInterrupt")).exchange(None)
+
+
+def test_processes_with_other_cases_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    answering(monkeypatch, "abc").require_same("abc")
+    with pytest.raises(TrainingFailed, match="all 2 processes must have the same cases"):
+        answering(monkeypatch, "abd").require_same("abc")
+
+
+def test_nobody_is_told_of_an_end_within_a_step_or_of_a_lost_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[object] = []
+    monkeypatch.setattr(distributed.dist, "all_gather_object", lambda found, value: said.append(value))
+    group = Group(1, 2)
+    group.tell_end(ProcessLost("gone"))
+    with pytest.raises(ValueError, match="inside"), group.step():
+        raise ValueError("inside")
+    group.tell_end(ValueError("inside"))
+    assert said == []
+    Group(1, 2).tell_end(ValueError("outside"))
+    assert said == [distributed._End(1, "ValueError")]
+
+
+def test_a_connection_that_closes_is_a_lost_process() -> None:
+    words = r"has ended or cannot be reached \(Connection closed by peer\)"
+    with pytest.raises(ProcessLost, match=words), collectives.loss_explained():
+        raise RuntimeError("Connection closed by peer\n and much more")
