@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lib.core.errors import InvalidSettings
+from lib.core.errors import InvalidSettings, OutOfMemory
 from lib.core.geometry import Geometry
 from lib.core.labels import LabelSchema
 from lib.core.values import Mask, Volume
@@ -257,6 +257,45 @@ def test_the_batch_size_changes_nothing_and_bounds_what_the_network_holds(
     np.testing.assert_array_equal(one.mask.array, two.mask.array)
     np.testing.assert_array_equal(one.entropy, two.entropy)
     np.testing.assert_allclose(one.embedding, two.embedding, atol=1e-6)
+
+
+class Crowded(Fixed):
+    """Has no memory for more than so many images at a time."""
+
+    def __init__(self, room: int, seen: list[int]) -> None:
+        super().__init__(0.0, 1.0, 2.0, 3.0)
+        self.room, self.seen = room, seen
+
+    def segment(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        self.seen.append(len(images))
+        if len(images) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return super().segment(images)
+
+
+def test_without_memory_half_as_many_slices_are_asked_about_for_the_rest_of_a_volume(
+    window: PreprocessConfig, schema: LabelSchema, labelled: Labelled, caplog: pytest.LogCaptureFixture
+) -> None:
+    volume, seen = labelled(GRID, 2)[0], list[int]()
+    found = predictor(Crowded(2, seen), window, schema, batch_size=4).predict(volume)
+    assert seen == [4, 2, 2, 1]
+    assert "no memory on cpu for 4 slices at a time, trying half as many: CUDA out of memory" in caplog.text
+    wanted = predictor(Crowded(2, []), window, schema, batch_size=2).predict(volume)
+    np.testing.assert_array_equal(found.mask.array, wanted.mask.array)
+    np.testing.assert_array_equal(found.embedding, wanted.embedding)
+
+
+@pytest.mark.parametrize(("batch_size", "tried"), [(4, [4, 2]), (1, [1])])
+def test_without_memory_for_half_as_many_the_error_names_slices_and_option(
+    batch_size: int, tried: list[int], window: PreprocessConfig, schema: LabelSchema, labelled: Labelled
+) -> None:
+    volume, seen = labelled(GRID, 2)[0], list[int]()
+    crowded = predictor(Crowded(0, seen), window, schema, batch_size=batch_size)
+    with pytest.raises(
+        OutOfMemory, match=rf"to predict {tried[-1]} slices of 16 x 16 at a time; lower inference.batch"
+    ):
+        crowded.predict(volume)
+    assert seen == tried
 
 
 def test_the_embedding_is_the_mean_over_slices(

@@ -1,16 +1,12 @@
 """Small real rooms: a SQLite ledger, one MLflow registry for all tests, and an archive of files."""
 
-import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from pydicom import Dataset, dcmread, dcmwrite
 
-from lib.core.errors import ArchiveUnavailable, NotFound
-from lib.core.geometry import Geometry
-from lib.core.values import Mask, Volume
+from lib.core.values import Mask
 from lib.dicom.seg import SegOrigin, write_seg
 from lib.dicom.series import assemble
 from lib.dicom.writer import SeriesIdentity, new_uid, series_to_datasets
@@ -21,8 +17,8 @@ from lib.registry.registry import Registry
 from lib.settings import load_settings
 from lib.taskfile import load_task
 from lib.workflows.services import Services
+from rooms import SHAPE, FileArchive, ball
 
-SHAPE = (6, 32, 32)
 RECIPE = {"keep": "1", "steps": "1", "rate": "1", "validations": "0", "reference_every": "0"}
 """Trainings of a few steps: nothing of them is to be shortened."""
 SPLITS = {"pool": "0.7", "calibration": "0.3", "promotion": "0"}
@@ -39,40 +35,6 @@ preprocess: {{window_hu: [-200, 400]}}
 network: {{size: tiny, context_slices: 0}}
 training: {{steps: 3, batch_size: 2, checkpoint_every: 1, ema_decay: 0.0}}
 """
-
-
-class FileArchive:
-    """Stands in for Orthanc: a folder a series, a DICOM file an instance; `away` makes it unreachable."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.away = False
-        self.fetched: list[str] = []
-
-    def fetch(self, series_uid: str) -> list[Dataset]:
-        self._require()
-        self.fetched.append(series_uid)
-        files = sorted((self.folder / series_uid).glob("*.dcm"))
-        if not files:
-            raise NotFound(f"no series {series_uid}")
-        return [dcmread(path) for path in files]
-
-    def store(self, instances: Sequence[Dataset | bytes]) -> None:
-        self._require()
-        for instance in instances:
-            dataset = dcmread(io.BytesIO(instance)) if isinstance(instance, bytes) else instance
-            folder = self.folder / dataset.SeriesInstanceUID
-            folder.mkdir(parents=True, exist_ok=True)
-            dcmwrite(folder / f"{dataset.SOPInstanceUID}.dcm", dataset, enforce_file_format=True)
-
-    def delete_series(self, series_uid: str) -> None:
-        self._require()
-        for path in (self.folder / series_uid).glob("*.dcm"):
-            path.unlink()
-
-    def _require(self) -> None:
-        if self.away:
-            raise ArchiveUnavailable("the archive is away")
 
 
 @pytest.fixture(scope="session")
@@ -136,16 +98,3 @@ def label(services: Services, add_series: Callable[..., str]) -> Callable[..., i
         return services.ledger.annotations.add_human(human, accept)
 
     return make
-
-
-def ball(seed: int, cube: bool = False) -> tuple[Volume, np.ndarray]:
-    """A CT of noise with a bright ball, and its label array; with `cube`, a second, small label."""
-    rng = np.random.default_rng(seed)
-    slices, rows, columns = np.indices(SHAPE)
-    centre = rng.uniform(12, 20, 2)
-    inside = (rows - centre[0]) ** 2 + (columns - centre[1]) ** 2 + 4 * (slices - 3) ** 2 < 60
-    array = np.round(rng.normal(0, 20, SHAPE) + 200 * inside).astype(np.float32)
-    labels = np.where(inside, 3, 0)
-    if cube:
-        labels[2, 1:4, 1:4] = 1
-    return Volume(array, Geometry.from_spacing(SHAPE, (3.0, 1.0, 1.0)), "CT"), labels

@@ -9,7 +9,7 @@ import pytest
 from lib.core.errors import ArchiveUnavailable, InvalidInput, TrainingFailed
 from lib.inference.model import read_manifest
 from lib.ledger.rows import JobRow
-from lib.workflows import retrain
+from lib.workflows import retrain, retrain_fit
 from lib.workflows.plan import job_folder
 from lib.workflows.reportfiles import reports
 from lib.workflows.retrain import Outcome, Stopped, request_retrain, run_retrain
@@ -28,6 +28,19 @@ def take(services: Services, **params: object) -> JobRow:
 
 def run(services: Services, job: JobRow) -> Outcome:
     return run_retrain(services, job, lambda share, message: None, Event())
+
+
+@pytest.fixture
+def recorded() -> None:
+    """Asks for the run's record in the registry and the morning report."""
+
+
+@pytest.fixture(autouse=True)
+def _unrecorded(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No run's record and no report, which take longer than all the rest, unless they are asked for."""
+    if "recorded" not in request.fixturenames:
+        monkeypatch.setattr(retrain_fit, "log_retraining", lambda *_: None)
+        monkeypatch.setattr(retrain, "morning_report", lambda *_: None)
 
 
 def finish(services: Services) -> None:
@@ -66,6 +79,7 @@ def test_a_first_training_registers_and_promotes_a_version_with_its_manifest(
     assert "first model" in verdict.reason
 
 
+@pytest.mark.usefixtures("recorded")
 def test_a_training_leaves_its_run_in_the_registry(services: Services, cohort: dict[str, list[int]]) -> None:
     task, job = services.task(), take(services)
     run(services, job)
@@ -77,6 +91,7 @@ def test_a_training_leaves_its_run_in_the_registry(services: Services, cohort: d
     assert len(list((data.parent / "pictures").glob("*.png"))) == 2
 
 
+@pytest.mark.usefixtures("recorded")
 def test_a_registry_that_takes_no_run_ends_no_training(
     services: Services, cohort: dict[str, list[int]], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -219,9 +234,10 @@ def test_a_deleted_or_broken_cache_is_filled_again(services: Services, cohort: d
 
 
 def test_a_stopped_training_goes_on_from_its_checkpoint_with_its_plan(
-    services: Services, cohort: dict[str, list[int]], label: Label
+    services: Services, cohort: dict[str, list[int]], label: Label, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job = take(services, steps=40, seed=3)
+    monkeypatch.setattr("lib.training.fit.REPORT_EVERY_S", 0.0)
+    job = take(services, steps=6, seed=3)
     stop = Event()
     seen: list[str] = []
 
@@ -240,7 +256,7 @@ def test_a_stopped_training_goes_on_from_its_checkpoint_with_its_plan(
     assert resumed.training == 3
     finish(services)
     services.ledger.annotations.reject(max(cohort["calibration"]) + 1, "tester", "only to compare")
-    straight = run(services, take(services, steps=40, seed=3, scratch=True))
+    straight = run(services, take(services, steps=6, seed=3, scratch=True))
     assert straight.metrics == resumed.metrics
 
 
@@ -284,15 +300,21 @@ def test_a_promotion_queues_drafts_of_the_series_without_a_label(
 
 
 def test_progress_rises_through_the_stages_and_names_step_and_loss(
-    services: Services, cohort: dict[str, list[int]]
+    services: Services, cohort: dict[str, list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("lib.training.fit.REPORT_EVERY_S", 0.0)
     heard: list[tuple[float, str]] = []
-    run_retrain(services, take(services, steps=80), lambda share, message: heard.append((share, message)), Event())
+    run_retrain(services, take(services), lambda share, message: heard.append((share, message)), Event())
     shares = [share for share, _ in heard]
     assert shares == sorted(shares)
     assert 0 <= shares[0] <= shares[-1] <= 1
     messages = " | ".join(message for _, message in heard)
-    for part in ("fetching calibration case 1 of 2", "fetching training case 3 of 3", "preparing", "of 80, loss 0."):
+    for part in (
+        "fetching calibration case 1 of 2",
+        "fetching training case 3 of 3",
+        "preparing",
+        "step 2 of 3, loss ",
+    ):
         assert part in messages
 
 
@@ -333,6 +355,7 @@ def test_a_folder_of_another_ledgers_job_is_not_continued(
     assert run(services, job).training == 3
 
 
+@pytest.mark.usefixtures("recorded")
 def test_a_training_leaves_its_morning_report(services: Services, cohort: dict[str, list[int]]) -> None:
     run(services, take(services))
     (found,) = reports(services.settings.var)

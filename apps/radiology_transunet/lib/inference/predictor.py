@@ -5,6 +5,7 @@ mode, one batch at a time a device (`devices.device_lock`), so that a short requ
 at most. Memory: class maps of all labels exist for one batch of slices, or for as many planes as a patch has, only.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, combinations
@@ -16,17 +17,20 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from lib.core.errors import OutOfMemory
 from lib.core.labels import BACKGROUND, LabelSchema
 from lib.core.values import Mask, MaskArray, Prediction, Volume
 from lib.inference.agreement import Agreement
 from lib.inference.config import ONE_ANSWER, PredictConfig, UncertaintyConfig
-from lib.inference.devices import device_lock
+from lib.inference.devices import MEMORY_ERRORS, device_lock, is_out_of_memory, release_memory
 from lib.inference.evidence import LabelTally
 from lib.inference.preprocess import FloatPlanes, Placement, Prepared, Preprocess
 from lib.inference.restore import SliceRestorer
 from lib.inference.samples import Answer, SegmentingNetwork, make_asker
 from lib.inference.uncertainty import EntropyMap, as_float16, entropy, margin
 from lib.inference.windows import Windows, blend
+
+logger = logging.getLogger(__name__)
 
 SLICE_PIXELS = 256 * 256
 """Patches go through a network as many at once as have the voxels of a batch of slices of this size."""
@@ -213,9 +217,12 @@ class Predictor:
 
     def _of_slices(self, prepared: Prepared, canvas: _Canvas, report: Report) -> Iterator[Tensor]:
         """Maps (n, classes and more, H, W), batch by batch."""
-        slices, inside = prepared.slices, prepared.placement.inside[1:]
-        for first in range(0, len(slices), self.batch_size):
-            answer = self._ask(canvas, slices[first : first + self.batch_size])
+        slices, inside, at_once = prepared.slices, prepared.placement.inside[1:], self.batch_size
+        while canvas.seen < len(slices):
+            answer = self._ask_or_halve(canvas, slices[canvas.seen : canvas.seen + at_once], at_once)
+            if answer is None:
+                at_once = -(-at_once // 2)
+                continue
             if canvas.agreement is not None and answer.votes is not None:
                 canvas.agreement.add(answer.votes[(..., *inside)])
             yield _maps(answer)
@@ -233,6 +240,28 @@ class Predictor:
 
         at_once = max(1, self.batch_size * SLICE_PIXELS // prod(windows.patch))
         return blend(prepared.planes, windows, at_once, classify)
+
+    def _ask_or_halve(self, canvas: _Canvas, slices: FloatPlanes, at_once: int) -> Answer | None:
+        """What is said of slices (B, in, H, W); None where half as many are to be asked about, for want of memory.
+
+        Raises:
+            OutOfMemory: half as many were asked about, or there is one.
+        """
+        try:
+            return self._ask(canvas, slices)
+        except MEMORY_ERRORS as error:
+            if not is_out_of_memory(error):
+                raise
+            if at_once < self.batch_size or at_once == 1:
+                raise OutOfMemory(
+                    f"no memory on {self.device} to predict {len(slices)} slices of {slices.shape[-2]} x "
+                    f"{slices.shape[-1]} at a time; lower inference.batch_size, or end what else uses the device"
+                ) from error
+            logger.warning(
+                "no memory on %s for %d slices at a time, trying half as many: %s", self.device, at_once, error
+            )
+        release_memory()  # only here: the error kept everything alive that its frames hold
+        return None
 
     def _ask(self, canvas: _Canvas, images: FloatPlanes) -> Answer:
         """What is said of images (B, in, ...)."""

@@ -11,10 +11,12 @@ from functools import partial
 from lib.core.errors import (
     ArchiveUnavailable,
     Conflict,
+    DiskFull,
     LabelError,
     LedgerUnavailable,
     ManifestMismatch,
     NoChampion,
+    OutOfMemory,
     RegistryUnavailable,
 )
 from lib.ledger.rows import JobRow
@@ -31,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 NEEDLESS = (Conflict, NoChampion, SeriesGone)
 """Errors that say that nobody wants the job any more."""
-PASSING = (LedgerUnavailable, RegistryUnavailable, ManifestMismatch)
+PASSING = (LedgerUnavailable, RegistryUnavailable, ManifestMismatch, OutOfMemory, DiskFull)
 """Errors that another attempt may not meet."""
 
 Result = dict[str, object]
