@@ -52,6 +52,6 @@ def test_a_helper_that_is_killed_ends_the_training_and_the_next_one_goes_on(
         LocalExecutor(2, threads=2).fit(work, kill)
     path = work.folder / "checkpoint.pt"
     left = torch.load(path, weights_only=True)
-    assert left["step"] in (4, 6)
+    assert left["step"] in (2, 4, 6)  # as far as it was when the others noticed
     torch.save({**left, "losses": [99.0, *left["losses"][1:]]}, path)  # a mark, to be seen in what goes on from here
     assert LocalExecutor(1).fit(work, lambda _: None).losses[0] == 99.0
