@@ -62,7 +62,7 @@ def test_a_label_is_held_against_the_version_that_had_it_best_of_all_that_served
     [anchor] = verdict.anchored
     assert (anchor.name, anchor.against, anchor.patients) == ("spleen", 1, 12)
     assert anchor.difference == pytest.approx(verdict.labels[1].difference - 0.03)
-    assert "of version 1, the best in it that has served" in verdict.reason
+    assert "of version 1, the best so far in this label" in verdict.reason
     assert verdict.labels == weigh(of, CONFIG).labels
 
 

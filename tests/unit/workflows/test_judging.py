@@ -157,7 +157,7 @@ def test_losses_within_the_margin_do_not_add_up_over_promotions(services: Servic
     assert (cube.name, cube.against, cube.holds) == ("cube", 1, False)
     assert cube.difference == pytest.approx(-0.03, abs=0.003)
     assert "cube -0.0" in second.reason
-    assert second.reason.endswith("lack at most 0.02 of version 1, the best in it that has served")
+    assert second.reason.endswith("lack at most 0.02 of version 1, the best so far in this label")
     assert judge.measurements == [(2, 6), (3, 6)]  # of version 1 nothing had to be measured again
     assert Verdict.from_dict(json.loads(json.dumps(second.to_dict()))) == second
 

@@ -250,7 +250,7 @@ def _reason(of: Comparison, doubts: tuple[str, ...], mean: Interval, newest: Int
 
 
 def _of_whom(label: Interval) -> str:
-    return "" if label.against is None else f" of version {label.against}, the best in it that has served"
+    return "" if label.against is None else f" of version {label.against}, the best so far in this label"
 
 
 def _in_words(interval: Interval) -> str:
