@@ -1,0 +1,167 @@
+"""Fits the model of estimated Dice on predictions whose masks a person has drawn.
+
+The penalty is the one under which held-out patients are estimated best, so with few cases little but the labels' means
+is left. The same held-out estimates are what the interval is made of.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from lib.core.errors import InvalidInput
+from lib.core.values import LabelEvidence
+from lib.inference.quality import QualityModel, Scores, design_row, spread, standardised
+from lib.inference.quality_conformal import divided
+from lib.inference.quality_features import FEATURES, features, is_predicted, plausible_volumes
+from lib.inference.quality_novelty import Neighbourhood
+from lib.inference.quality_regression import fit_fractions, logistic
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+FOLDS = 10
+SPLIT_FROM = 200
+"""Patients of whom half are enough to learn from."""
+PENALTIES = (30.0, 10.0, 3.0, 1.0, 0.3)
+"""The strongest first: of equals it is taken."""
+FAMILIAR = 0.975
+"""Share of new patients' images, and of their masks, that count as familiar."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class KnownCase:
+    """A prediction whose Dice is known.
+
+    Attributes:
+        patient: whose image it is.
+        evidence: of the prediction, by label name.
+        dice: in [0, 1] by label name; None, or no entry, where there is none.
+        embedding: (d,) of the image.
+    """
+
+    patient: str
+    evidence: Mapping[str, LabelEvidence]
+    dice: Mapping[str, float | None]
+    embedding: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Pairs:
+    """Case-label pairs, one a row."""
+
+    raw: FloatArray  # (n, f) features, NaN where not known
+    dice: FloatArray  # (n,)
+    patients: IntArray  # (n,)
+    labels: IntArray  # (n,)
+
+    def design(self, centre: FloatArray, scale: FloatArray, labels: int) -> FloatArray:
+        """(n, 1 + f + labels)."""
+        rows = standardised(self.raw, centre, scale)
+        return np.array([design_row(row, int(label), labels) for row, label in zip(rows, self.labels, strict=True)])
+
+    def weights(self) -> FloatArray:
+        """(n,), so that patients count alike and one row counts 1 on average."""
+        _, owner, each = np.unique(self.patients, return_inverse=True, return_counts=True)
+        return np.asarray(len(self.patients) / (len(each) * each[owner]))
+
+
+def fit_quality(
+    cases: Sequence[KnownCase], labels: Sequence[str], volumes_ml: Mapping[str, Sequence[float]], origin: str
+) -> QualityModel:
+    """The model of estimated Dice of one model version.
+
+    Args:
+        cases: that it has not learned from; some of each patient may be degraded copies.
+        labels: all of the task.
+        volumes_ml: of what people drew, by label: of any number of images.
+        origin: names the version and its kind of samples.
+
+    Raises:
+        InvalidInput: no case has a label that is predicted and has a Dice, or embeddings differ in width.
+    """
+    widths = {len(case.embedding) for case in cases}
+    if len(widths) > 1:
+        raise InvalidInput(f"all embeddings must be of one model and one width, got widths {sorted(widths)}")
+    numbers = {patient: number for number, patient in enumerate(sorted({case.patient for case in cases}))}
+    plausible = plausible_volumes(volumes_ml)
+    found = [
+        (features(case.evidence[name], plausible.get(name)), dice, numbers[case.patient], place)
+        for case in cases
+        for place, name in enumerate(labels)
+        if is_predicted(case.evidence.get(name)) and (dice := case.dice.get(name)) is not None
+    ]
+    if not found:
+        raise InvalidInput(
+            f"estimated Dice needs at least one calibration case with a predicted label, got none in {len(cases)} cases"
+        )
+    raw, known, patients, places = (np.array(column) for column in zip(*found, strict=True))
+    pairs = _Pairs(raw, np.clip(known, 0.0, 1.0), patients, places)
+    centre, scale = _standard(pairs.raw)
+    coefficients, scores = _fitted(pairs, pairs.design(centre, scale, len(labels)))
+    points = np.where(np.isfinite(scale), np.where(np.isnan(raw), centre, raw), 0.0)
+    owners = np.array([numbers[case.patient] for case in cases])
+    embeddings = np.array([case.embedding for case in cases], dtype=np.float64)
+    return QualityModel(
+        origin=origin,
+        labels=tuple(labels),
+        seen=tuple(name for place, name in enumerate(labels) if place in set(places.tolist())),
+        plausible=plausible,
+        centre=centre,
+        scale=scale,
+        coefficients=coefficients,
+        scores=scores,
+        masks=Neighbourhood.of(points, pairs.patients, FAMILIAR),
+        images=Neighbourhood.of(embeddings, owners, FAMILIAR),
+    )
+
+
+def _standard(raw: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Mean and standard deviation (f,) of features (n, f); one that never has a value has an infinite deviation."""
+    centre, scale = np.zeros(len(FEATURES)), np.full(len(FEATURES), np.inf)
+    for column, values in enumerate(raw.T):
+        there = values[np.isfinite(values)]
+        if len(there):
+            centre[column], scale[column] = there.mean(), there.std() or 1.0
+    return centre, scale
+
+
+def _fitted(pairs: _Pairs, design: FloatArray) -> tuple[FloatArray, Scores]:
+    """Coefficients (folds, p) under the best penalty, and how far they are off on the patients that they do not know.
+
+    One patient alone has coefficients and no scores.
+    """
+    weights = pairs.weights()
+    parts = divided(np.unique(pairs.patients).tolist(), FOLDS, SPLIT_FROM)
+    if not parts:
+        return fit_fractions(design, pairs.dice, weights, PENALTIES[0])[None], _no_scores()
+    held_out = [np.isin(pairs.patients, list(part)) for _, part in parts]
+    learned = [np.isin(pairs.patients, list(others)) for others, _ in parts]
+
+    def fits(penalty: float) -> FloatArray:
+        made = [fit_fractions(design[rows], pairs.dice[rows], weights[rows], penalty) for rows in learned]
+        return np.array(made)
+
+    def loss(coefficients: FloatArray) -> float:
+        each = zip(coefficients, held_out, strict=True)
+        off = [np.abs(logistic(design[rows] @ one) - pairs.dice[rows]) @ weights[rows] for one, rows in each]
+        return float(np.sum(off))
+
+    best = min(map(fits, PENALTIES), key=loss)
+    return best, _scores(pairs, design, best, held_out)
+
+
+def _scores(
+    pairs: _Pairs, design: FloatArray, coefficients: FloatArray, held_out: Sequence[npt.NDArray[np.bool_]]
+) -> Scores:
+    """Of all held-out rows, fold by fold."""
+    folds = np.concatenate([np.full(int(rows.sum()), number) for number, rows in enumerate(held_out)])
+    order = np.concatenate([np.flatnonzero(rows) for rows in held_out])
+    means = logistic((design[order] * coefficients[folds]).sum(axis=1))
+    sizes = np.abs(pairs.dice[order] - means) / spread(means)
+    return Scores(sizes, folds.astype(np.int64), pairs.patients[order], pairs.labels[order])
+
+
+def _no_scores() -> Scores:
+    whole = np.empty(0, dtype=np.int64)
+    return Scores(np.empty(0), whole, whole, whole)
