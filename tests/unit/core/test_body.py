@@ -90,6 +90,25 @@ def test_a_cut_out_from_within_the_body_has_no_air() -> None:
     assert off_body(volume, labelled(volume, (4, AIR), (1, GAS)), 0.5) == {}
 
 
+@pytest.mark.parametrize("spread", [50.0, 0.0], ids=["bell", "even"])
+def test_dark_tissue_at_the_border_of_a_cut_out_of_mr_is_no_air(spread: float) -> None:
+    rng = np.random.default_rng(0)
+    array = rng.normal(300, spread, SHAPE) if spread else rng.uniform(100, 1000, SHAPE)
+    vessel = (slice(None), slice(0, 9), slice(0, 9))  # flowing blood, black up to the edge
+    array[vessel] = np.abs(rng.normal(8, 4, array[vessel].shape))
+    volume = Volume(array, Geometry.from_spacing(SHAPE, (3, 1, 1)), "MR")
+    assert off_body(volume, labelled(volume, (4, vessel)), 0.5) == {}
+
+
+def test_behind_white_padding_tissue_stays_tissue() -> None:
+    array = np.full(SHAPE, 4095.0)
+    array[BODY] = np.random.default_rng(0).normal(100, 10, SHAPE)[BODY]
+    array[GAS] = 5.0
+    volume = Volume(array, Geometry.from_spacing(SHAPE, (3, 1, 1)), "MR")
+    assert off_body(volume, labelled(volume, (4, GAS), (1, AIR)), 0.5) == {"skin": 0.0}
+    assert off_body(volume, labelled(volume, (4, BODY)), 0.5) == {}
+
+
 def test_the_threshold_of_mr_is_a_tenth_of_the_way_between_the_robust_ends() -> None:
     array = np.linspace(0, 1000, 5 * 40 * 48).reshape(SHAPE)
     volume = Volume(array, Geometry.from_spacing(SHAPE, (3, 1, 1)), "MR")

@@ -4,10 +4,12 @@ Air is told from tissue by a low threshold on the smoothed image: -900 HU in CT,
 tissue; elsewhere a tenth of the way between robust minimum and maximum, the rough threshold of BET (Smith, Human Brain
 Mapping 17, 2002). What is dark but enclosed within a slice, such as gas in the bowel or the windpipe, belongs to the
 body. A value that fills most of the image's border is padding, whatever it is. Where nothing can be told from tissue (a
-cut-out from within the body, CT without Hounsfield units), everything counts as tissue.
+cut-out from within the body, whose border shows hardly any air; CT without Hounsfield units), all but padding is
+tissue.
 """
 
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +25,9 @@ BET_PERCENTILES = (2.0, 98.0)
 SMOOTHED_VOXELS = 3
 PADDING_SHARE = 0.5
 """Of the border's voxels that have one and the same value."""
+AIR_AT_BORDER = 0.2
+"""Of the border within the slices, where it is not CT: with less air there the image is a cut-out, and what is dark is
+tissue. Around a patient it is half and more; a cut-out has about a tenth below a threshold a tenth up its values."""
 SAMPLED = 1_000_000
 """Voxels that percentiles are taken from at most."""
 CLEAR_SHARE = 0.9
@@ -62,7 +67,7 @@ def off_body(volume: Volume, mask: Mask, least: float) -> dict[str, float]:
         GeometryMismatch: the mask lies on another grid.
     """
     volume.geometry.require_same(mask.geometry, "the mask")
-    air = Air(air_threshold(volume), padding_value(volume.array))
+    air = air_of(volume)
     boxes = ndimage.find_objects(mask.array)
     shares = {
         label.name: _share(volume.array, mask.array[box] == label.id, box, air, least)
@@ -72,20 +77,44 @@ def off_body(volume: Volume, mask: Mask, least: float) -> dict[str, float]:
     return {name: share for name, share in shares.items() if share < least}
 
 
-def air_threshold(volume: Volume) -> float:
-    """The intensity up to which a smoothed voxel is air: HU for CT, raw values otherwise."""
+def air_of(volume: Volume) -> Air:
+    """What is none of the body in an image."""
+    padding = padding_value(volume.array)
+    air = Air(air_threshold(volume, padding), padding)
+    if volume.modality == "CT":
+        return air
+    at_border = 1 - float(air.tissue(_border(volume.array, (1, 2))).mean())
+    return air if at_border >= AIR_AT_BORDER else Air(-inf, padding)
+
+
+def air_threshold(volume: Volume, padding: float | None = None) -> float:
+    """The intensity up to which a smoothed voxel is air: HU for CT, raw values otherwise.
+
+    Args:
+        volume: the image.
+        padding: the value of what is no image. It may be the darkest value of all, never the brightest: behind white
+            padding all tissue would be dark.
+    """
     if volume.modality == "CT":
         return AIR_HU
     step = -(-volume.array.size // SAMPLED)
-    low, high = np.percentile(volume.array.reshape(-1)[::step], BET_PERCENTILES)
+    values = volume.array.reshape(-1)[::step]
+    image = values if padding is None else values[values != padding]
+    low, high = np.percentile(image if image.size else values, BET_PERCENTILES)
+    low = low if padding is None else min(low, padding)
     return float(low + BET_FRACTION * (high - low))
 
 
 def padding_value(array: FloatArray) -> float | None:
     """The value that fills most of the border of an image (S, R, C), None when none does."""
-    faces = [array.take(end, axis).reshape(-1) for axis in range(3) for end in (0, -1)]
-    values, counts = np.unique(np.concatenate(faces), return_counts=True)
-    return float(values[counts.argmax()]) if counts.max() > PADDING_SHARE * counts.sum() else None
+    border = _border(array, (0, 1, 2))
+    values, counts = np.unique(border, return_counts=True)
+    return float(values[counts.argmax()]) if counts.max() > PADDING_SHARE * border.size else None
+
+
+def _border(array: FloatArray, axes: tuple[int, ...]) -> FloatArray:
+    """The voxels (n,) of the faces of an image (S, R, C) that end these axes; those of its edges more than once."""
+    return np.concatenate([array.take(end, axis).reshape(-1) for axis in axes for end in (0, -1)])
 
 
 def _share(array: FloatArray, inside: BoolArray, box: tuple[slice, ...], air: Air, least: float) -> float:
