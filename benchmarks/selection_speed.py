@@ -5,7 +5,8 @@
 Pools are made: 13 labels, embeddings of 512 numbers, 5 sites, two series a patient, 500 labelled cases, the options of
 the default file. Seconds are CPU seconds of one thread, the smaller of two runs; memory is the most that one
 ranking took besides the pool (tracemalloc, in a third run). At the huge size the strategies that need neither
-embeddings nor quotas are measured alone, without memory. The baseline is `random`, which reads nothing of the cases but their ids. Prints a
+embeddings nor quotas are measured alone, without memory. The baseline is `random`, which reads nothing of the cases
+but their ids. Prints a
 table and writes benchmarks/results/selection_speed.json.
 """
 
