@@ -20,6 +20,7 @@ from lib.core.geometry import Geometry
 from lib.dicom.files import decode
 from lib.dicom.seg import read_seg
 from lib.dicom.series import SourceSeries
+from lib.selection.strategies import STRATEGIES
 from lib.server.asgi import build_app
 from lib.server.context import Context, open_context
 from lib.server.security import Security
@@ -94,7 +95,10 @@ def test_info_says_what_clients_ask_first(web: Web, source: SourceSeries, served
     assert info["models"]["phantom_ct"]["labels"]["liver"] == 2
     assert info["models"]["phantom_ct"]["type"] == "segmentation"
     assert "config" not in info  # 3D Slicer takes it for an old server
-    assert set(info["strategies"]) == {"entropy", "random"}
+    assert {name: known["description"] for name, known in info["strategies"].items()} == {
+        name: strategy.describe for name, strategy in STRATEGIES.items()
+    }
+    assert len(STRATEGIES) == 13
     assert info["datastore"] == {"total": 1, "completed": 0, "label_tags": {"final": 0, "original": 0}}
     assert info["champions"]["phantom_ct"]["version"] == served
     assert info["archive"]["available"] is True
@@ -192,7 +196,9 @@ def test_two_annotators_get_two_cases_and_each_keeps_his(web: Web, services: Ser
     assert first["annotator"] == "anna"
     assert second["annotator"] == "ben"
     assert web.post("/activelearning/random", headers=ANNA).json()["id"] == first["id"]
-    assert web.post("/activelearning/random", headers={"Cookie": "transunet_user=cleo"}).json() == {}
+    none = web.post("/activelearning/random", headers={"Cookie": "transunet_user=cleo"}).json()
+    assert list(none) == ["why"]
+    assert none["why"].startswith("no case is free: of 2 ready series 0 are labelled, 2 in somebody's hands;")
     assert first["path"] == ""
     assert first["name"].endswith(".nii.gz")
     assert first["StudyInstanceUID"] in first["viewer"]
@@ -201,7 +207,7 @@ def test_two_annotators_get_two_cases_and_each_keeps_his(web: Web, services: Ser
 def test_an_unknown_strategy_lists_the_known_ones(web: Web, source: SourceSeries) -> None:
     answer = web.post("/activelearning/magic")
     assert answer.status_code == 400
-    assert "entropy, random" in answer.json()["detail"]
+    assert all(name in answer.json()["detail"] for name in STRATEGIES)
 
 
 def test_a_label_of_slicer_becomes_an_accepted_annotation(
@@ -479,7 +485,8 @@ def test_a_refused_series_is_listed_with_its_reason_and_never_offered(web: Web, 
     query.refresh_queues(services, services.task())
     [row] = web.get("/worklist.json").json()["cases"]
     assert (row["state"], row["reason"], row["rank"]) == ("refused", "slice gaps must agree", None)
-    assert web.post("/activelearning/random").json() == {}
+    none = {"why": "no case is free: the archive holds no series that is ready to be labelled"}
+    assert web.post("/activelearning/random").json() == none
     answer = web.get(f"/datastore/image?image={source.series_uid}")
     assert answer.status_code == 422
     assert "slice gaps must agree" in answer.json()["detail"]

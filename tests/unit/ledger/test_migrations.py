@@ -68,3 +68,25 @@ def test_what_was_handed_out_before_lanes_came_has_the_lane_of_its_strategy(empt
     assert ledger.queue.turns(TASK) == 1
     ledger.close()
     database.close()
+
+
+def test_drafts_from_before_all_quantities_were_kept_have_the_entropy_alone(empty_url: str) -> None:
+    database = at_version(empty_url, "0004")
+    with database.write() as connection:
+        insert(connection, "patients", patient="p", split="pool", reason="", created_at=START)
+        texts = dict.fromkeys(("study_uid", "reason", "description", "institution", "manufacturer", "date"), "")
+        facts = {"modality": "CT", "instances": 3, "frame_of_reference_uid": "f", "findings": []}
+        times = {"created_at": START, "updated_at": START}
+        insert(connection, "series", series_uid="1.1", patient="p", status="ready", **texts, **facts, **times)
+        who = {"status": "draft", "origin": "model", "author": "ours", "model_version": 1}
+        what = {"voxels": {}, "nothing_found": False, "reason": "", "made_at": START, "created_at": START}
+        insert(connection, "annotations", series_uid="1.1", task=TASK, **who, **what)
+        insert(connection, "scores", annotation_id=1, label="liver", score=0.5)
+    schema.upgrade(database)
+    ledger = Ledger(empty_url)
+    (candidate,) = ledger.queue.candidates(TASK)
+    assert candidate.scores["liver"].entropy == 0.5
+    assert all(value != value for value in candidate.scores["liver"][1:])
+    assert ledger.annotations.scores(1) == {"liver": 0.5}
+    ledger.close()
+    database.close()

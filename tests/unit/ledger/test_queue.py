@@ -2,15 +2,17 @@
 
 import math
 
+import numpy as np
 import pytest
 import sqlalchemy as sa
 from ledger_support import TASK, Clock, add_series, draft, free_series, human
 
 from lib.core.errors import Conflict, InvalidInput, NotFound
-from lib.ledger import queue
+from lib.ledger import poolreads, queue
 from lib.ledger.database import Database
 from lib.ledger.ledger import Ledger
-from lib.ledger.queuerows import Candidate, QueueEntry
+from lib.ledger.queuerows import Candidate, LabelledCase, QueueEntry, Tally
+from lib.ledger.rows import NewSeries
 
 UIDS = ("1.1", "1.2", "1.3")
 
@@ -222,15 +224,112 @@ def test_a_queue_that_says_free_by_mistake_is_corrected_not_believed(ledger: Led
     assert free_series(ledger) == ["1.3"]
 
 
-def test_candidates_are_ready_and_unlabelled_with_the_scores_of_our_draft(ledger: Ledger) -> None:
+def test_candidates_are_ready_and_unlabelled_with_what_our_draft_says(ledger: Ledger) -> None:
     add_series(ledger, "1.4", split="calibration")
     add_series(ledger, "1.5", ready=False)
     ledger.annotations.add_draft(draft("1.1", 1), scores={"liver": 0.5})
-    ledger.annotations.add_draft(draft("1.1", 2), scores={"liver": 0.25, "spleen": 0.75})
+    values = {"bald": {"liver": 0.125}, "volume_ml": {"liver": 30.0, "spleen": 0.0}, "components": {"liver": 2}}
+    scores = {"liver": 0.25, "spleen": 0.75}
+    ledger.annotations.add_draft(draft("1.1", 2), scores=scores, values=values, embedding=np.array([1.0, 2.0]))
     ledger.annotations.add_human(human("1.2"), accept=True)
     ledger.annotations.add_draft(draft("1.3", 2), scores={"liver": math.nan})
-    first, second, third = ledger.queue.candidates(TASK)
-    assert first == Candidate("1.1", "pool", {"liver": 0.25, "spleen": 0.75}, 2)
-    assert (second.series_uid, second.model_version) == ("1.3", 2)
-    assert math.isnan(second.scores["liver"])
-    assert third == Candidate("1.4", "calibration", {}, None)
+    foreign = draft("1.4", None, "f", origin="foreign_model")
+    ledger.annotations.add_draft(foreign)
+    first, second, third = ledger.queue.candidates(TASK, with_vectors=True)
+    assert (first.series_uid, first.split, first.model_version, first.patient) == ("1.1", "pool", 2, "patient-1.1")
+    liver, spleen = first.scores["liver"], first.scores["spleen"]
+    assert (liver.entropy, liver.bald, liver.volume_ml) == (0.25, 0.125, 30.0)
+    assert (spleen.entropy, spleen.volume_ml) == (0.75, 0.0)
+    assert np.isnan([liver.margin, liver.disagreement, liver.largest_probability, spleen.bald]).all()
+    np.testing.assert_array_equal(np.frombuffer(first.vector, "<f4"), [1.0, 2.0])
+    assert (second.series_uid, second.model_version, second.vector) == ("1.3", 2, b"")
+    assert math.isnan(second.scores["liver"].entropy)
+    assert third == Candidate("1.4", "calibration", {}, None, "patient-1.4")
+    assert ledger.queue.candidates(TASK)[0].vector == b""
+
+
+def test_the_ledger_keeps_no_value_that_it_has_no_column_for(ledger: Ledger) -> None:
+    with pytest.raises(InvalidInput, match=r"bald, margin, .*, got sharpness"):
+        ledger.annotations.add_draft(draft("1.1", 1), values={"sharpness": {"liver": 1.0}})
+    assert ledger.annotations.latest_draft("1.1", TASK) is None
+
+
+def test_candidates_tell_where_they_come_from(ledger: Ledger) -> None:
+    new = NewSeries("2.1", "study", "p", "pool", "CT", "Abdomen pv", 3, institution="north", manufacturer="acme")
+    ledger.series.add(new)
+    ledger.series.set_ready("2.1", (), "frame", None)
+    found = next(c for c in ledger.queue.candidates(TASK) if c.series_uid == "2.1")
+    assert (found.patient, found.site, found.scanner, found.protocol) == ("p", "north", "acme", "Abdomen pv")
+
+
+def test_labelled_cases_have_what_the_person_drew_and_the_newest_embedding_of_ours(ledger: Ledger) -> None:
+    add_series(ledger, "1.4", split="calibration")
+    for version in (1, 2):
+        ledger.annotations.add_draft(draft("1.2", version), embedding=np.array([version, 0.0]))
+    ledger.annotations.add_draft(draft("1.2", 3))  # without an embedding
+    for uid in ("1.2", "1.4"):
+        ledger.annotations.add_human(human(uid, voxels={"liver": 9, "spleen": 0}), accept=True)
+    ledger.annotations.add_human(human("1.1", voxels={"spleen": 4}), accept=False)
+    ledger.annotations.add_human(human("1.3", held_reason="it is empty"), accept=True)
+    first, second = ledger.queue.labelled(TASK, "pool")
+    assert first == LabelledCase("1.1", frozenset({"spleen"}), None, b"", "patient-1.1", "", "", "")
+    assert (second.series_uid, second.labels, second.model_version) == ("1.2", {"liver"}, 2)
+    np.testing.assert_array_equal(np.frombuffer(second.vector, "<f4"), [2.0, 0.0])
+    assert ledger.queue.labelled("other", "pool") == []
+
+
+def test_what_is_known_of_the_cases_costs_as_many_queries_for_many_as_for_one(ledger: Ledger) -> None:
+    def queries() -> int:
+        seen: list[str] = []
+        engine = ledger._database.engine
+        with ledger._database.read() as connection:
+            listen = lambda *args: seen.append(args[2])  # noqa: E731
+            sa.event.listen(engine, "before_cursor_execute", listen)
+            poolreads.candidates(connection, TASK, True)
+            poolreads.labelled(connection, TASK, "pool")
+            sa.event.remove(engine, "before_cursor_execute", listen)
+        return len(seen)
+
+    before = queries()
+    add_series(ledger, *(f"3.{number}" for number in range(12)))
+    for number in range(8):
+        ledger.annotations.add_draft(draft(f"3.{number}"), scores={"liver": 0.5}, embedding=np.ones(2))
+    for number in range(4):
+        ledger.annotations.add_human(human(f"3.{number}"), accept=True)
+    assert queries() == before == 5
+
+
+def test_the_free_places_of_a_queue_alone(ledger: Ledger) -> None:
+    take(ledger, "anna")
+    assert [entry.series_uid for entry in ledger.queue.head(TASK, "random", 1, only_free=True)] == ["1.1"]
+    assert [entry.series_uid for entry in ledger.queue.head(TASK, "random", 9, only_free=True)] == ["1.1", "1.3"]
+
+
+def test_strategies_that_were_asked_for_lately(ledger: Ledger, clock: Clock) -> None:
+    start = clock.now
+    take(ledger, "anna")
+    ledger.queue.lease("1.3", TASK, "ben", 60)  # by name: no strategy
+    clock.turn(60)
+    assert ledger.queue.asked_for(TASK, start) == {"random"}
+    assert ledger.queue.asked_for(TASK, clock.now) == frozenset()
+    assert ledger.queue.asked_for("other", start) == frozenset()
+
+
+def test_which_model_scored_a_case_and_which_one_scored_last(ledger: Ledger) -> None:
+    assert ledger.queue.scored_by("1.1", TASK) == (None, None)
+    ledger.annotations.add_draft(draft("1.1", 3))
+    ledger.annotations.add_draft(draft("1.2", 4))
+    ledger.annotations.add_draft(draft("1.3", None, "f", origin="foreign_model"))
+    assert ledger.queue.scored_by("1.1", TASK) == (3, 4)
+    assert ledger.queue.scored_by("1.3", TASK) == (None, 4)
+
+
+def test_a_tally_says_what_keeps_cases_from_being_handed_out(ledger: Ledger, clock: Clock) -> None:
+    add_series(ledger, "1.4", ready=False)
+    ledger.annotations.add_human(human("1.1"), accept=False)
+    take(ledger, "ben")
+    ledger.queue.skip("1.3", TASK, "anna", 300)
+    assert ledger.queue.tally(TASK, "anna") == Tally(ready=3, labelled=1, held=1, skipped=1)
+    assert ledger.queue.tally(TASK, "ben") == Tally(ready=3, labelled=1, held=1, skipped=0)
+    clock.turn(600)
+    assert ledger.queue.tally(TASK, "anna") == Tally(ready=3, labelled=1, held=0, skipped=0)

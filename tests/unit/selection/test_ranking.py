@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lib.core.errors import InvalidInput
-from lib.selection.ranking import Ranking, by_entropy, random_order, score_matrix
+from lib.selection.ranking import Ranking, by_mean, random_order
 
 IDS = ["a", "b", "c", "d", "e"]
 NAN = math.nan
@@ -23,7 +23,7 @@ def ordered(ranking: Ranking, ids: list[str]) -> list[str]:
 
 def test_the_least_certain_case_comes_first() -> None:
     scores = np.array([[0.1, 0.3], [0.9, 0.7], [0.5, NAN], [NAN, NAN], [0.0, 0.0]])
-    ranking = by_entropy(IDS, scores, seed=1, labels=("liver", "spleen"))
+    ranking = by_mean(IDS, scores, seed=1, labels=("liver", "spleen"))
     assert ordered(ranking, IDS) == ["b", "c", "a", "e", "d"]
     np.testing.assert_allclose(ranking.scores, [0.2, 0.8, 0.5, NAN, 0.0])
     assert ranking.reasons == (
@@ -36,7 +36,7 @@ def test_the_least_certain_case_comes_first() -> None:
 
 
 def test_what_is_not_finite_counts_as_no_value() -> None:
-    ranking = by_entropy(["a", "b"], np.array([[math.inf, 0.1], [-math.inf, NAN]]), seed=0)
+    ranking = by_mean(["a", "b"], np.array([[math.inf, 0.1], [-math.inf, NAN]]), seed=0)
     assert ordered(ranking, ["a", "b"]) == ["a", "b"]
     np.testing.assert_array_equal(ranking.scores, [0.1, NAN])
 
@@ -45,8 +45,8 @@ def test_never_scored_cases_come_last_even_behind_certain_ones() -> None:
     ids = [f"case {i}" for i in range(50)]
     scores = np.full((50, 3), NAN)
     scores[17] = 0.0
-    assert ordered(by_entropy(ids, scores, seed=5), ids)[0] == "case 17"
-    assert np.isnan(by_entropy(ids, scores, seed=5).scores).sum() == 49
+    assert ordered(by_mean(ids, scores, seed=5), ids)[0] == "case 17"
+    assert np.isnan(by_mean(ids, scores, seed=5).scores).sum() == 49
 
 
 @given(pools, st.integers(0, 2**63), st.randoms(use_true_random=False), st.data())
@@ -56,8 +56,8 @@ def test_permuting_the_pool_does_not_change_the_ranking(
     rows = {case: [data.draw(values) for _ in range(2)] for case in ids}
     turned = list(ids)
     chance.shuffle(turned)
-    first = by_entropy(ids, np.array([rows[case] for case in ids]), seed)
-    second = by_entropy(turned, np.array([rows[case] for case in turned]), seed)
+    first = by_mean(ids, np.array([rows[case] for case in ids]), seed)
+    second = by_mean(turned, np.array([rows[case] for case in turned]), seed)
     assert ordered(first, ids) == ordered(second, turned)
     assert ordered(random_order(ids, seed), ids) == ordered(random_order(turned, seed), turned)
 
@@ -65,7 +65,7 @@ def test_permuting_the_pool_does_not_change_the_ranking(
 def test_equal_scores_are_ordered_by_the_seed_not_by_place() -> None:
     ids = [f"case {i}" for i in range(20)]
     equal = np.full((20, 1), 0.5)
-    first, second = (ordered(by_entropy(ids, equal, seed), ids) for seed in (1, 2))
+    first, second = (ordered(by_mean(ids, equal, seed), ids) for seed in (1, 2))
     assert first != second
     assert first != ids
     assert sorted(first) == sorted(second) == sorted(ids)
@@ -96,22 +96,16 @@ def test_random_scores_fall_along_the_order() -> None:
 
 def test_an_empty_pool_gives_an_empty_ranking() -> None:
     assert random_order([], 1).ranked([]) == []
-    assert by_entropy([], np.empty((0, 3)), 1).ranked([]) == []
-    assert score_matrix([], ["liver"]).shape == (0, 1)
-
-
-def test_scores_by_name_become_a_matrix_with_gaps() -> None:
-    matrix = score_matrix([{"liver": 0.5, "old label": 9.0}, {"spleen": 0.25}], ["liver", "spleen"])
-    np.testing.assert_array_equal(matrix, [[0.5, NAN], [NAN, 0.25]])
+    assert by_mean([], np.empty((0, 3)), 1).ranked([]) == []
 
 
 def test_wrong_pools_are_refused_with_the_reason() -> None:
     with pytest.raises(InvalidInput, match="got twice: b"):
         random_order(["a", "b", "b"], 1)
     with pytest.raises(InvalidInput, match=r"\(2 cases, 2 labels\), got shape \(2, 3\)"):
-        by_entropy(["a", "b"], np.zeros((2, 3)), 1, ("x", "y"))
+        by_mean(["a", "b"], np.zeros((2, 3)), 1, ("x", "y"))
     with pytest.raises(InvalidInput, match=r"\(1 cases, any number of labels\)"):
-        by_entropy(["a"], np.zeros((2, 3)), 1)
+        by_mean(["a"], np.zeros((2, 3)), 1)
     with pytest.raises(InvalidInput, match="of 5 cases, got 2 ids"):
         random_order(IDS, 1).ranked(["a", "b"])
 

@@ -4,22 +4,41 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
+from typing import get_args
 
+import numpy as np
 import pytest
 
+from lib.core.errors import InvalidInput
 from lib.ledger.ledger import Ledger
-from lib.ledger.queuerows import Candidate
+from lib.ledger.queuerows import Candidate, LabelScores
 from lib.ledger.rows import NewDraft, NewHuman, NewSeries
-from lib.selection.ranking import Ranking, by_entropy, score_matrix
+from lib.selection.config import StrategyName
+from lib.selection.ranking import Ranking
+from lib.selection.strategies import STRATEGIES
 from lib.settings import load_settings
 from lib.taskfile import load_task
+from lib.workflows import query
+from lib.workflows.casepool import pool_of
+from lib.workflows.jobrunner import JobRunner
 from lib.workflows.lineup import line_up
-from lib.workflows.query import next_case, refresh_queues, release
+from lib.workflows.query import (
+    QueueNotReady,
+    build_queues,
+    hold,
+    next_case,
+    next_free,
+    refresh_queues,
+    release,
+    why_none,
+)
 from lib.workflows.services import Services
 
 TASK = load_task("phantom_ct")
-CONFIG = replace(load_settings(environ={}).query, seed=5)
+SETTINGS = load_settings(environ={})
+CONFIG = replace(SETTINGS.query, seed=5)
 SPLITS = ("pool", "calibration", "promotion")
 
 
@@ -35,14 +54,14 @@ def services(tmp_path: Path) -> Services:
 def candidates(**counts: int) -> list[Candidate]:
     """Scored cases by split; the score of a case is its number."""
     return [
-        Candidate(f"{split}.{number}", split, {"liver": float(number)}, 3)
+        Candidate(f"{split}.{number}", split, {"liver": LabelScores(entropy=float(number))}, 3)
         for split, count in counts.items()
         for number in range(count)
     ]
 
 
 def entropy(cases: Sequence[Candidate], seed: int) -> Ranking:
-    return by_entropy([c.series_uid for c in cases], score_matrix([c.scores for c in cases], ["liver"]), seed)
+    return STRATEGIES["entropy"](pool_of(TASK, cases), seed, SETTINGS.selection)
 
 
 def arrive(services: Services, split: str, count: int) -> list[str]:
@@ -62,7 +81,8 @@ def test_the_strategy_ranks_pool_cases_alone_and_each_place_says_how_it_came_abo
     assert [score for _, score in ranked] == sorted((score for _, score in ranked), reverse=True)
     best = ranked[0]
     whys = {uid: why for uid, _, why in found.places}
-    assert whys[best[0]] == f"entropy, rank 1 of 18, seed 5: mean entropy {best[1]:.3f} nats over 1 label"
+    told = f"mean entropy {best[1]:.3f} nats over 1 label, highest in liver ({best[1]:.3f})"
+    assert whys[best[0]] == f"entropy, rank 1 of 18, seed 5: {told}"
     drawn = [uid for uid, _, _ in found.places if found.lanes.get(uid) == "random"]
     assert whys[drawn[1]] == "random lane: drawn at random from the pool, whatever the strategy (draw 2 of 2, seed 5)"
     first = next(uid for uid, _, _ in found.places if found.lanes.get(uid) == "held-out")
@@ -76,7 +96,9 @@ def test_the_strategy_ranks_pool_cases_alone_and_each_place_says_how_it_came_abo
 def test_what_a_model_says_of_held_out_patients_changes_nothing() -> None:
     """Scores of a new model move pool cases alone; held-out patients keep place and order."""
     known = candidates(pool=30, calibration=6, promotion=6)
-    turned = [replace(c, scores={"liver": -c.scores["liver"]}, model_version=4) for c in known]
+    turned = [
+        replace(c, scores={"liver": LabelScores(entropy=-c.scores["liver"].entropy)}, model_version=4) for c in known
+    ]
     one, other = (line_up(cases, "entropy", entropy, CONFIG, 0) for cases in (known, turned))
     assert one.lanes == other.lanes
     for place, (uid, _, _) in enumerate(one.places):
@@ -171,3 +193,176 @@ def test_a_case_that_is_given_back_takes_its_turn_and_is_offered_to_others(servi
     other = next_case(services, TASK, "entropy", "ben")
     assert other is not None
     assert other.series_uid == case.series_uid
+
+
+def scored(services: Services, uids: Sequence[str], version: int = 1) -> None:
+    """Drafts with scores and embeddings that differ from case to case."""
+    for uid in uids:
+        number = int(uid.partition(".")[2])
+        draft = NewDraft(uid, TASK.name, "model", version)
+        values = {name: {"liver": (number % 5) / 10} for name in ("bald", "margin", "disagreement")}
+        evidence = {"volume_ml": {"liver": float(number % 3)}, "largest_probability": {"liver": (number % 7) / 10}}
+        services.ledger.annotations.add_draft(
+            draft,
+            scores={"liver": number / 100},
+            values=values | evidence,
+            embedding=np.array([number % 4, number % 3, 1.0]),
+        )
+
+
+def order(services: Services, strategy: str) -> list[tuple[str, str]]:
+    return [(entry.series_uid, entry.why) for entry in services.ledger.queue.head(TASK.name, strategy, 99)]
+
+
+def test_the_settings_may_name_every_strategy() -> None:
+    assert get_args(StrategyName) == tuple(STRATEGIES)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_every_strategy_hands_out_what_is_free_and_nothing_else(services: Services, strategy: str) -> None:
+    """Labelled, waiting for review, held back, in hand, refused, unchecked, of another task: never picked."""
+    uids = arrive(services, "pool", 16)
+    arrive(services, "promotion", 2)
+    scored(services, uids[:13])
+    for uid, accept in zip(uids[:4], (True, True, True, False), strict=True):
+        label(services, uid, "anna", accept)
+    held = NewHuman(uids[4], TASK.name, "anna", nothing_found=True, held_reason="it is empty")
+    services.ledger.annotations.add_human(held, accept=True)
+    services.ledger.series.refuse(uids[5], "slice gaps must agree")
+    services.ledger.series.add(NewSeries("1.99", "9", "p", "pool", "CT", "phantom", instances=3))  # not checked
+    services.ledger.series.add(NewSeries("1.98", "9", "p", "pool", "MR", "phantom", instances=3))
+    services.ledger.series.set_ready("1.98", (), "frame", None)
+    hold(services, TASK, uids[6], "ben")
+    got = []
+    while (case := next_case(services, TASK, strategy, f"reader {len(got)}")) is not None:
+        got.append(case)
+        assert case.strategy == strategy
+        if case.lane == strategy and strategy != "random":
+            assert case.why.startswith(f"{strategy}, rank ")
+            assert f", seed {services.settings.query.seed}: " in case.why
+        if len(got) == 1:
+            label(services, uids[7], "dora")  # by somebody else, behind the back of the queue
+    expected = {*uids[7:], "3.0", "3.1"} - {uids[7]}
+    assert {case.series_uid for case in got} - {uids[7]} == expected
+    assert len(got) in (len(expected), len(expected) + 1)  # the first one may have been that case
+
+
+def test_the_order_of_arrival_changes_no_queue(tmp_path: Path) -> None:
+    found = []
+    for number, arrived in enumerate((range(14), reversed(range(14)))):
+        settings = load_settings([("var", str(tmp_path / str(number))), ("query.seed", "5")], environ={})
+        ledger = Ledger(f"sqlite:///{tmp_path}/{number}.db")
+        ledger.upgrade()
+        made = Services(settings, {TASK.name: TASK}, None, ledger, None, b"k" * 32)  # type: ignore[arg-type]
+        uids = [f"1.{n}" for n in arrived]
+        for uid in uids:
+            ledger.series.add(NewSeries(uid, f"9.{uid}", f"patient-{uid}", "pool", "CT", "phantom", instances=3))
+            ledger.series.set_ready(uid, (), "frame", None)
+        scored(made, uids)
+        for uid in sorted(uids)[:3]:
+            label(made, uid, "anna")
+        assert build_queues(made, TASK, tuple(STRATEGIES)) == 11
+        found.append({name: order(made, name) for name in STRATEGIES})
+        ledger.close()
+    assert found[0] == found[1]
+    assert len({tuple(uid for uid, _ in queue) for queue in found[0].values()}) > 5
+
+
+def test_drafts_of_two_models_rank_and_a_pick_says_how_old_its_scores_are(services: Services) -> None:
+    uids = arrive(services, "pool", 6)
+    scored(services, uids[3:], version=1)
+    scored(services, uids[:3], version=2)
+    settings = replace(services.settings, query=replace(services.settings.query, random_share=0.0))
+    case = next_case(replace(services, settings=settings), TASK, "entropy", "anna")
+    assert case is not None
+    assert (case.series_uid, case.model_version, case.newest_version) == (uids[5], 1, 2)
+    assert case.why.endswith("(by model 1, the newest is 2)")
+
+
+def test_queues_are_kept_for_the_strategies_in_use_alone(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    arrive(services, "pool", 5)
+    refresh_queues(services, TASK)
+    queue = services.ledger.queue
+    kept = {services.settings.query.strategy, "random"}
+    assert {name for name in STRATEGIES if queue.built_at(TASK.name, name)} == kept
+    assert next_case(services, TASK, "diverse", "anna") is not None
+    first = queue.built_at(TASK.name, "diverse")
+    assert first is not None
+    refresh_queues(services, TASK)
+    later = queue.built_at(TASK.name, "diverse")
+    assert later is not None
+    assert later > first
+    monkeypatch.setattr(query, "IN_USE", timedelta(0))
+    refresh_queues(services, TASK)
+    assert queue.built_at(TASK.name, "diverse") == later
+
+
+def test_a_queue_that_nobody_kept_is_made_anew_when_it_is_asked_for(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrive(services, "pool", 1)
+    assert next_case(services, TASK, "margin", "anna") is not None
+    arrive(services, "promotion", 1)
+    assert next_case(services, TASK, "margin", "ben") is None
+    monkeypatch.setattr(query, "STALE", timedelta(0))
+    case = next_case(services, TASK, "margin", "ben")
+    assert case is not None
+    assert case.lane == "held-out"
+
+
+def test_of_many_cases_the_worker_builds_the_queue_that_is_asked_for(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(query, "SMALL_POOL", 2)
+    arrive(services, "pool", 3)
+    refresh_queues(services, TASK)
+    mine = next_case(services, TASK, "random", "anna")
+    for _ in range(2):
+        with pytest.raises(QueueNotReady, match=r"bald has no queue yet: .* until then ask for \w+ or random"):
+            next_case(services, TASK, "bald", "ben")
+    with pytest.raises(QueueNotReady):
+        next_free(services, TASK, 3, "bald")
+    again = next_case(services, TASK, "bald", "anna")  # who holds a case gets it, whatever he asks for
+    assert mine is not None
+    assert again is not None
+    assert again.series_uid == mine.series_uid
+    assert [job.kind for job in services.ledger.jobs.list(task=TASK.name)] == ["rank"]
+    assert JobRunner(services, None, "worker").one_job()  # type: ignore[arg-type]
+    assert services.ledger.jobs.list(task=TASK.name)[0].result == {"cases": 3}
+    case = next_case(services, TASK, "bald", "ben")
+    assert case is not None
+    assert case.strategy == "bald"
+
+
+def test_an_unknown_strategy_is_refused_with_the_list(services: Services) -> None:
+    for ask in (lambda: next_case(services, TASK, "magic", "anna"), lambda: next_free(services, TASK, 1, "magic")):
+        with pytest.raises(InvalidInput, match=f"one of {', '.join(STRATEGIES)}, got 'magic'"):
+            ask()
+    with pytest.raises(InvalidInput, match="at least 1, got 0"):
+        next_free(services, TASK, 0)
+
+
+def test_why_there_is_no_case_is_said_in_words(services: Services) -> None:
+    assert next_case(services, TASK, "", "anna") is None
+    assert "holds no series that is ready" in why_none(services, TASK, "anna")
+    uids = arrive(services, "pool", 3)
+    label(services, uids[0], "anna")
+    hold(services, TASK, uids[1], "ben")
+    release(services, TASK, uids[2], "anna")
+    assert next_case(services, TASK, "rare", "anna") is None
+    assert why_none(services, TASK, "anna").startswith(
+        "no case is free: of 3 ready series 1 are labelled, 1 in somebody's hands, 1 you gave back a while ago;"
+    )
+
+
+def test_the_next_cases_of_a_night_are_named_and_not_taken(services: Services) -> None:
+    uids = arrive(services, "pool", 9)
+    scored(services, uids)
+    taken = next_case(services, TASK, "entropy", "anna")
+    night = next_free(services, TASK, 4, "entropy")
+    assert taken is not None
+    assert len(night) == 4
+    assert taken.series_uid not in {entry.series_uid for entry in night}
+    assert len(services.ledger.queue.leases(TASK.name)) == 1
+    following = [next_case(services, TASK, "entropy", f"reader {n}") for n in range(4)]
+    assert [case.series_uid for case in following if case] == [entry.series_uid for entry in night]

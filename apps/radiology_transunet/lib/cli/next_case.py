@@ -1,4 +1,4 @@
-"""`transunet-label next`: the next case and where to open it."""
+"""`transunet-label next`: the next case and where to open it, or the next ones to prepare."""
 
 import getpass
 
@@ -8,21 +8,33 @@ NO_CASE = 3
 
 
 def next_case(
-    strategy: str = typer.Option("", help="How to choose: entropy, random; empty = the configured one."),
+    strategy: str = typer.Option("", help="How to choose, by name; empty = the configured one."),
     task: str = typer.Option("", help="Name of the task; empty = the default one."),
     annotator: str = typer.Option("", help="For whom; empty = your user name."),
+    count: int = typer.Option(
+        0, min=0, help="Print that many of the next free series and why, and take none; 0 = take one."
+    ),
 ) -> None:
     """Take the next case under a lease and print the viewer's URL; exit code 3 when no case is free.
 
     Example: transunet-label next --strategy random
     """
     from lib.cli.context import current_services
-    from lib.workflows.query import next_case as take
+    from lib.workflows import query
 
     services = current_services()
-    case = take(services, services.task(task), strategy, annotator or getpass.getuser())
-    if case is None:
-        typer.echo("no case is free: all are labelled or handed out", err=True)
+    chosen, who = services.task(task), annotator or getpass.getuser()
+    if count:
+        entries = query.next_free(services, chosen, count, strategy)
+        for entry in entries:
+            typer.echo(f"{entry.series_uid}\t{entry.why}")
+        found = bool(entries)
+    else:
+        case = query.next_case(services, chosen, strategy, who)
+        found = case is not None
+        if case is not None:
+            typer.echo(services.settings.server.url + case.viewer_path)
+            typer.echo(f"{case.why}; yours until {case.lease_until:%Y-%m-%d %H:%M} UTC", err=True)
+    if not found:
+        typer.echo(query.why_none(services, chosen, who), err=True)
         raise typer.Exit(NO_CASE)
-    typer.echo(services.settings.server.url + case.viewer_path)
-    typer.echo(f"{case.why}; yours until {case.lease_until:%Y-%m-%d %H:%M} UTC", err=True)

@@ -29,6 +29,7 @@ from lib.ledger.database import lock_series
 from lib.ledger.masks import A
 from lib.ledger.reviews import AnnotationReviews
 from lib.ledger.rows import AnnotationRow, AnnotationStatus, Companion, JobRow, NewDraft, NewHuman, Origin
+from lib.ledger.scores import keep as keep_scores
 
 
 class Annotations(AnnotationReviews):
@@ -45,6 +46,7 @@ class Annotations(AnnotationReviews):
         job: JobRow | None = None,
         unless_labelled: bool = True,
         companions: Sequence[Companion] = (),
+        values: Mapping[str, Mapping[str, float]] = NOTHING,
     ) -> int:
         """Enter what a model found; the same SEG again changes nothing.
 
@@ -54,11 +56,12 @@ class Annotations(AnnotationReviews):
         Args:
             draft: the draft.
             outbox: its SEG as a DICOM file, to be stored in the archive; None when it is there, or nothing was found.
-            scores: by label name, larger = label first.
+            scores: the entropy's by label name, larger = label first.
             embedding: (d,) float32.
             job: refuse when its worker no longer holds it, the series is not ready, or an annotator holds the series.
             unless_labelled: refuse when a person was faster.
             companions: what is stored in the archive, and deleted from it, with the draft.
+            values: other scores and evidence by the name of their column and label name.
 
         Returns:
             The id.
@@ -88,7 +91,7 @@ class Annotations(AnnotationReviews):
             annotation_id = self._insert(connection, draft, "draft", draft.origin, outbox)
             for companion in companions:
                 masks.send_companion(connection, now, annotation_id, companion)
-            masks.keep_scores(connection, annotation_id, scores, embedding)
+            keep_scores(connection, annotation_id, scores, values, embedding)
             details = {"series": draft.series_uid, "task": draft.task, "version": draft.model_version}
             self._note_new(connection, annotation_id, "annotation.draft", details, older, draft.author)
             return annotation_id

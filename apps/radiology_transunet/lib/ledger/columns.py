@@ -80,6 +80,11 @@ def texts(*names: str) -> list[sa.Column[str]]:
     return [text(name) for name in names]
 
 
+def numbers(*names: str) -> list[sa.Column[float]]:
+    """Numbers that may be missing."""
+    return [sa.Column(name, sa.Float(53)) for name in names]
+
+
 def among(column: str, values: Sequence[str]) -> sa.CheckConstraint:
     """Only these values."""
     return sa.CheckConstraint(f"{column} IN ({', '.join(repr(v) for v in values)})", name=column)

@@ -103,7 +103,7 @@ class Handout(Book):
     def holder(self, series_uid: str, task: str) -> LeaseRow | None:
         """The lease on a series that is not over, None when nobody holds it."""
         with self._read() as connection:
-            query = LEASE.where(L.c.series_uid == series_uid, L.c.task == task, _is_open(self.clock()))
+            query = LEASE.where(L.c.series_uid == series_uid, L.c.task == task, is_open(self.clock()))
             found = connection.execute(query).mappings().first()
         return None if found is None else LeaseRow(**found)
 
@@ -121,7 +121,7 @@ class Handout(Book):
 
     def leases(self, task: str | None = None) -> builtins.list[LeaseRow]:
         """All leases that are not over, the oldest first."""
-        query = LEASE.where(_is_open(self.clock())).order_by(L.c.id)
+        query = LEASE.where(is_open(self.clock())).order_by(L.c.id)
         if task is not None:
             query = query.where(L.c.task == task)
         with self._read() as connection:
@@ -144,7 +144,7 @@ class Handout(Book):
     def _renew_own(self, connection: sa.Connection, task: str, annotator: str, lease_s: float) -> LeaseRow | None:
         """Prolong what the annotator has in hand, his newest lease of the task; None when there is none."""
         now = self.clock()
-        own = sa.and_(L.c.task == task, L.c.annotator == annotator, _is_open(now))
+        own = sa.and_(L.c.task == task, L.c.annotator == annotator, is_open(now))
         newest = sa.select(sa.func.max(L.c.id)).where(own).scalar_subquery()
         return _prolong(connection, sa.and_(L.c.id == newest, own), now, lease_s)
 
@@ -228,7 +228,8 @@ def _prolong(
     return LeaseRow(**connection.execute(LEASE.where(L.c.id == lease_id)).mappings().one())
 
 
-def _is_open(now: datetime) -> sa.ColumnElement[bool]:
+def is_open(now: datetime) -> sa.ColumnElement[bool]:
+    """Condition: the lease is neither ended nor over."""
     return sa.and_(L.c.ended_at.is_(None), L.c.expires_at > now)
 
 

@@ -1,13 +1,10 @@
 """Statements behind the annotations: read, supersede, send to the archive."""
 
-import math
 import zlib
 from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import sqlalchemy as sa
 
 from lib.core.errors import Conflict, InvalidInput, NotFound
@@ -238,24 +235,6 @@ def withdraw(connection: sa.Connection, at: datetime, old: AnnotationRow) -> Non
         "payload": None,
     }
     _post(connection, at, old.id, values)
-
-
-def keep_scores(
-    connection: sa.Connection,
-    annotation_id: int,
-    scores: Mapping[str, float],
-    embedding: npt.NDArray[np.floating[Any]] | None,
-) -> None:
-    """Store scores by label and the embedding (d,) as float32."""
-    if scores:
-        values = [
-            {"annotation_id": annotation_id, "label": label, "score": None if math.isnan(score) else float(score)}
-            for label, score in scores.items()
-        ]
-        connection.execute(sa.insert(tables.scores), values)
-    if embedding is not None:
-        vector = np.ascontiguousarray(embedding, dtype="<f4").reshape(-1).tobytes()
-        connection.execute(sa.insert(tables.embeddings).values(annotation_id=annotation_id, vector=vector))
 
 
 def _post(connection: sa.Connection, at: datetime, annotation_id: int, values: Mapping[str, Any]) -> None:

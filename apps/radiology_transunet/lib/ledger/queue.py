@@ -12,14 +12,15 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
-from lib.ledger import leasing, tables
+from lib.ledger import leasing, poolreads, tables
 from lib.ledger.book import NOTHING, insert_id
 from lib.ledger.database import take_turns
-from lib.ledger.handout import Handout, active
-from lib.ledger.queuerows import Candidate, QueueEntry
+from lib.ledger.handout import Handout, active, is_open
+from lib.ledger.queuerows import Candidate, LabelledCase, QueueEntry, Tally
 
 A = tables.annotations
 G = tables.queues
+L = tables.leases
 Q = tables.queue_rows
 S = tables.series
 CHUNK = 2000
@@ -85,34 +86,52 @@ class Queue(Handout):
             query = sa.select(G.c.built_at).where(G.c.id == active(task, strategy))
             return connection.execute(query).scalar()
 
-    def head(self, task: str, strategy: str, limit: int = 20) -> builtins.list[QueueEntry]:
-        """The first places of a queue, free or not."""
+    def head(self, task: str, strategy: str, limit: int = 20, only_free: bool = False) -> builtins.list[QueueEntry]:
+        """The first places of a queue, free or not, or the first free ones."""
         columns = (Q.c.rank, Q.c.series_uid, Q.c.score, Q.c.why, Q.c.is_free, Q.c.lane)
         query = sa.select(*columns).order_by(Q.c.rank).limit(limit)
         with self._read() as connection:
-            query = query.where(Q.c.queue_id == active(task, strategy))
+            query = query.where(Q.c.queue_id == active(task, strategy), Q.c.is_free if only_free else sa.true())
             return [QueueEntry(**found) for found in connection.execute(query).mappings()]
 
-    def candidates(self, task: str) -> builtins.list[Candidate]:
-        """The series that may be ranked: ready and without a person's annotation, in the order of their UIDs."""
-        patients, scores = tables.patients, tables.scores
-        of_draft = sa.and_(A.c.series_uid == S.c.series_uid, A.c.task == task, A.c.status == "draft")
-        query = (
-            sa.select(S.c.series_uid, patients.c.split, A.c.model_version, scores.c.label, scores.c.score)
-            .join_from(S, patients)
-            .outerjoin(A, sa.and_(of_draft, A.c.origin == "model"))
-            .outerjoin(scores, scores.c.annotation_id == A.c.id)
-            .where(S.c.status == "ready", ~leasing.labelled(S.c.series_uid, task))
-            .order_by(S.c.series_uid, scores.c.label)
-        )
-        found: dict[str, Candidate] = {}
+    def candidates(self, task: str, with_vectors: bool = False) -> builtins.list[Candidate]:
+        """The series that may be ranked: ready and without a person's annotation, in the order of their UIDs.
+
+        Args:
+            task: name of the task.
+            with_vectors: whether embeddings are wanted: of many cases they need much memory.
+        """
         with self._read() as connection:
-            for series_uid, split, version, label, score in connection.execute(query):
-                known = found.setdefault(series_uid, Candidate(series_uid, split, {}, version))
-                if label is not None:
-                    value = math.nan if score is None else score
-                    found[series_uid] = Candidate(series_uid, split, {**known.scores, label: value}, version)
-        return list(found.values())
+            return poolreads.candidates(connection, task, with_vectors)
+
+    def labelled(self, task: str, split: str) -> builtins.list[LabelledCase]:
+        """The labelled series of a split, in the order of their UIDs; what is held back is not among them."""
+        with self._read() as connection:
+            return poolreads.labelled(connection, task, split)
+
+    def asked_for(self, task: str, since: datetime) -> frozenset[str]:
+        """The strategies that handed out a case since then."""
+        query = sa.select(L.c.strategy).where(L.c.task == task, L.c.strategy != "", L.c.acquired_at >= since)
+        with self._read() as connection:
+            return frozenset(connection.execute(query.distinct()).scalars())
+
+    def scored_by(self, series_uid: str, task: str) -> tuple[int | None, int | None]:
+        """The model version of a series' draft, and of the draft that was made last of any; None without one."""
+        ours = sa.select(A.c.model_version).where(A.c.task == task, A.c.status == "draft", A.c.origin == "model")
+        with self._read() as connection:
+            mine = connection.execute(ours.where(A.c.series_uid == series_uid)).scalar()
+            return mine, connection.execute(ours.order_by(A.c.id.desc()).limit(1)).scalar()
+
+    def tally(self, task: str, annotator: str) -> Tally:
+        """How many series there are to hand out, and what keeps them."""
+        ready = sa.select(sa.func.count()).select_from(S).where(S.c.status == "ready")
+        skip = tables.skips
+        skipped = sa.select(sa.func.count()).select_from(skip).where(skip.c.task == task)
+        mine = sa.and_(skip.c.annotator == annotator, skip.c.until > self.clock())
+        held = sa.select(sa.func.count()).select_from(L).where(L.c.task == task, is_open(self.clock()))
+        with self._read() as connection:
+            counts = [ready, ready.where(leasing.labelled(S.c.series_uid, task)), held, skipped.where(mine)]
+            return Tally(*(int(connection.execute(query).scalar_one()) for query in counts))
 
 
 def _fill(connection: sa.Connection, queue_id: int, task: str, start: int, part: Sequence[Place]) -> bool:

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from math import nan
+from typing import NamedTuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,16 +47,79 @@ class QueueEntry:
     lane: str
 
 
+class LabelScores(NamedTuple):
+    """What a model said of a label in a case; NaN = no value.
+
+    Of the first four a larger value means less sure: `entropy` and mutual information, `bald`, in nats, `margin` and
+    `disagreement` in [0, 1]. `volume_ml` is the predicted volume in millilitres, `largest_probability` the largest of
+    any voxel.
+    """
+
+    entropy: float = nan
+    bald: float = nan
+    margin: float = nan
+    disagreement: float = nan
+    volume_ml: float = nan
+    largest_probability: float = nan
+
+
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """A series that may be ranked.
 
     Attributes:
-        scores: by label name, NaN allowed; empty without a draft of ours.
+        scores: by label name; empty without a draft of ours.
         model_version: of that draft; None without one.
+        patient: pseudonym.
+        site: institution; "" = unknown, as below.
+        scanner: its manufacturer; the ledger knows no more of it.
+        protocol: description of the series, which stands for it.
+        vector: what the encoder saw, (d,) float32, little endian; empty without one, or when it was not asked for.
     """
 
     series_uid: str
     split: str
-    scores: Mapping[str, float]
+    scores: Mapping[str, LabelScores]
     model_version: int | None
+    patient: str = ""
+    site: str = ""
+    scanner: str = ""
+    protocol: str = ""
+    vector: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledCase:
+    """A series that a person labelled; see `Candidate`.
+
+    Attributes:
+        labels: names of those that the person's annotation holds.
+        model_version: of the newest draft of ours that has an embedding; None without one.
+        vector: that embedding.
+    """
+
+    series_uid: str
+    labels: frozenset[str]
+    model_version: int | None
+    vector: bytes
+    patient: str
+    site: str
+    scanner: str
+    protocol: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """Numbers of series.
+
+    Attributes:
+        ready: that can be labelled, for any task.
+        labelled: of them, for the task.
+        held: that are in somebody's hands for the task.
+        skipped: that the annotator gave back a while ago.
+    """
+
+    ready: int
+    labelled: int
+    held: int
+    skipped: int

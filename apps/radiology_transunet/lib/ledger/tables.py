@@ -10,7 +10,19 @@ A change here needs a migration: a test compares both.
 import sqlalchemy as sa
 
 from lib.ledger import rows
-from lib.ledger.columns import BIG_ID, Json, UtcDateTime, among, late_text, partial, row_id, series_key, text, texts
+from lib.ledger.columns import (
+    BIG_ID,
+    Json,
+    UtcDateTime,
+    among,
+    late_text,
+    numbers,
+    partial,
+    row_id,
+    series_key,
+    text,
+    texts,
+)
 
 NAMES = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -99,7 +111,9 @@ scores = sa.Table(
     metadata,
     sa.Column("annotation_id", BIG_ID, sa.ForeignKey("annotations.id", ondelete="CASCADE"), primary_key=True),
     sa.Column("label", sa.Text, primary_key=True),
-    sa.Column("score", sa.Float(53)),  # NULL stands for NaN, which SQLite cannot hold
+    sa.Column("score", sa.Float(53)),  # the entropy's; NULL stands for NaN, which SQLite cannot hold
+    *numbers("bald", "margin", "disagreement", "volume_ml", "largest_probability"),
+    *numbers("mean_probability", "boundary_entropy", "components", "edge_share", "samples_dice"),
 )
 
 embeddings = sa.Table(

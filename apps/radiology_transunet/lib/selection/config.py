@@ -6,6 +6,21 @@ from typing import Literal
 from lib.core.errors import InvalidSettings
 
 Quantity = Literal["entropy", "bald", "margin", "disagreement"]
+StrategyName = Literal[
+    "default",
+    "random",
+    "stratified_random",
+    "foreground_random",
+    "entropy",
+    "bald",
+    "margin",
+    "disagreement",
+    "classwise_power",
+    "diverse",
+    "hybrid",
+    "typical",
+    "rare",
+]
 
 
 @dataclass(frozen=True, slots=True)

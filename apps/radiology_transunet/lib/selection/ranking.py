@@ -4,8 +4,7 @@ A ranking depends on the cases and the seed, never on the order in which the cas
 scores are ordered by a keyed hash of the case's id, which is a seeded draw tied to the case.
 """
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,12 +63,6 @@ class Ranking:
         return [(ids[i], float(self.scores[i]), self.reasons[i]) for i in self.order.tolist()]
 
 
-def score_matrix(scores: Sequence[Mapping[str, float]], labels: Sequence[str]) -> FloatArray:
-    """Scores as (n_cases, n_labels); NaN where a case has no score for a label."""
-    rows = [[case.get(label, math.nan) for label in labels] for case in scores]
-    return np.array(rows, dtype=np.float64).reshape(len(scores), len(labels))
-
-
 def random_order(ids: Sequence[str], seed: int) -> Ranking:
     """Cases in an order drawn at random; a case that joins or leaves does not move the others.
 
@@ -84,11 +77,6 @@ def random_order(ids: Sequence[str], seed: int) -> Ranking:
     order = np.argsort(draws, kind="stable")
     reasons = (f"drawn at random (seed {seed})",) * len(draws)
     return Ranking(order, 1.0 - draws, reasons)
-
-
-def by_entropy(ids: Sequence[str], scores: FloatArray, seed: int, labels: Sequence[str] = ()) -> Ranking:
-    """The cases first that the model is least sure of: the largest mean entropy of the foreground; see `by_mean`."""
-    return by_mean(ids, scores, seed, labels)
 
 
 def by_mean(

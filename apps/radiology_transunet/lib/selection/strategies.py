@@ -27,12 +27,14 @@ class Strategy:
         describe: what it looks for, in words.
         rank: of a pool whose cases stand in the order of their ids.
         by_model: whether it uses what a model said of the cases.
+        by_embedding: whether it uses embeddings.
     """
 
     name: str
     describe: str
     rank: Rank
     by_model: bool = True
+    by_embedding: bool = False
 
     def __call__(self, pool: Pool, seed: int, options: SelectionConfig) -> Ranking:
         """Rank the cases of a pool; each reason has strategy, rank, seed, and the model if it is an older one."""
@@ -63,6 +65,7 @@ def _strategies() -> Mapping[str, Strategy]:
             "a mix by quotas: cases that make single labels uncertain, that may show a rare label or are unlike the "
             "labelled ones, that stand for many others, and that are far from all labelled ones",
             mix.mixed,
+            by_embedding=True,
         ),
         Strategy("random", "a case drawn at random", sampling.random, by_model=False),
         Strategy(
@@ -87,10 +90,22 @@ def _strategies() -> Mapping[str, Strategy]:
             "quotas for labels, rare ones more; in each the uncertain cases, at random at first and strictly later",
             classwise.classwise_power,
         ),
-        Strategy("diverse", "the case farthest from all that is labelled", diversity.diverse),
-        Strategy("hybrid", "among the uncertain cases the one farthest from all that is labelled", diversity.hybrid),
-        Strategy("typical", "the case that stands for most others; for the first labels", typicality.typical),
-        Strategy("rare", "a case that may show a rare label, or is unlike the labelled ones", rarity.rare),
+        Strategy("diverse", "the case farthest from all that is labelled", diversity.diverse, by_embedding=True),
+        Strategy(
+            "hybrid",
+            "among the uncertain cases the one farthest from all that is labelled",
+            diversity.hybrid,
+            by_embedding=True,
+        ),
+        Strategy(
+            "typical",
+            "the case that stands for most others; for the first labels",
+            typicality.typical,
+            by_embedding=True,
+        ),
+        Strategy(
+            "rare", "a case that may show a rare label, or is unlike the labelled ones", rarity.rare, by_embedding=True
+        ),
     )
     return MappingProxyType({strategy.name: strategy for strategy in every})
 

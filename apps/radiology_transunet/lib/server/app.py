@@ -20,6 +20,7 @@ from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore
 
 from lib.core.errors import InvalidInput, LabelError
+from lib.selection.strategies import STRATEGIES
 from lib.server import describe
 from lib.server.context import server_settings
 from lib.server.datastore import LedgerDatastore
@@ -29,7 +30,6 @@ from lib.server.tasks import DraftAll, NextCase, RankQueue, Retraining, Segmenta
 from lib.settings import Settings
 from lib.taskfile import load_task
 from lib.workflows.models import ChampionCache
-from lib.workflows.query import STRATEGIES
 from lib.workflows.services import Services, open_services
 from lib.workflows.worker import Worker
 
@@ -102,7 +102,7 @@ class TransUNetApp(MONAILabelApp):
 
     def init_strategies(self) -> dict[str, NextCase]:
         """One a way of choosing."""
-        return {name: NextCase(name, text, self.services) for name, text in STRATEGIES.items()}
+        return {name: NextCase(name, strategy.describe, self.services) for name, strategy in STRATEGIES.items()}
 
     def init_scoring_methods(self) -> dict[str, RankQueue]:
         """Ranking the queue."""

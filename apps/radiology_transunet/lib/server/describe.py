@@ -3,10 +3,10 @@
 from typing import Any
 
 from lib.ledger.rows import JobRow
+from lib.selection.strategies import STRATEGIES
 from lib.server.replies import JOB_STATES, timestamp
 from lib.taskfile import Task
 from lib.workflows.jobs import RETRAIN
-from lib.workflows.query import STRATEGIES
 from lib.workflows.services import Services
 
 NAME = "radiology_transunet"
@@ -38,7 +38,7 @@ def trainers(services: Services) -> dict[str, Any]:
 
 def strategies() -> dict[str, Any]:
     """Ways to choose the next case."""
-    return {name: {"description": text} for name, text in STRATEGIES.items()}
+    return {name: {"description": strategy.describe} for name, strategy in STRATEGIES.items()}
 
 
 def label_names(services: Services) -> list[str]:

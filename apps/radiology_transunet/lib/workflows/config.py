@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lib.core.errors import InvalidSettings
+from lib.selection.config import StrategyName
 
 TIME_OF_DAY = re.compile(r"([01]\d|2[0-3]):[0-5]\d")
 
@@ -79,7 +80,7 @@ class QueryConfig:
         held_out_share: share of all cases handed out, in [0, 1), of patients that no model learns from.
     """
 
-    strategy: Literal["entropy", "random"]
+    strategy: StrategyName
     lease_s: float
     seed: int
     random_share: float

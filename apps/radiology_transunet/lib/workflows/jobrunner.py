@@ -23,10 +23,11 @@ from lib.ledger.rows import JobRow
 from lib.workflows.archivewatch import ArchiveWatch
 from lib.workflows.heartbeat import Heartbeat, Stopped
 from lib.workflows.intake import check_series, read_seg_series
-from lib.workflows.jobs import BACKGROUND, CHECK, DRAFT, READ_SEG
+from lib.workflows.jobs import BACKGROUND, CHECK, DRAFT, RANK, READ_SEG
 from lib.workflows.models import ChampionCache
 from lib.workflows.pauses import archive_pause_s
 from lib.workflows.presegment import SeriesGone, presegment
+from lib.workflows.query import build_queues, known_strategy
 from lib.workflows.services import Services
 
 logger = logging.getLogger(__name__)
@@ -61,6 +62,7 @@ class JobRunner:
         self._handlers: Mapping[str, Callable[[JobRow, Heartbeat], Result]] = {
             READ_SEG: self._read_seg,
             CHECK: self._check,
+            RANK: self._rank,
             DRAFT: self._draft,
         }
 
@@ -118,6 +120,10 @@ class JobRunner:
 
     def _read_seg(self, job: JobRow, heartbeat: Heartbeat) -> Result:
         return {"read": read_seg_series(self._services, str(job.payload["series_uid"]))}
+
+    def _rank(self, job: JobRow, heartbeat: Heartbeat) -> Result:
+        strategy = known_strategy(str(job.payload["strategy"]))
+        return {"cases": build_queues(self._services, self._services.task(job.task), (strategy,))}
 
     def _draft(self, job: JobRow, heartbeat: Heartbeat) -> Result:
         task = self._services.task(job.task)

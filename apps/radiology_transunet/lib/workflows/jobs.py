@@ -4,8 +4,9 @@ CHECK = "check"
 READ_SEG = "read_seg"
 DRAFT = "draft"
 RETRAIN = "retrain"
+RANK = "rank"
 
-BACKGROUND = (READ_SEG, CHECK, DRAFT)
+BACKGROUND = (READ_SEG, CHECK, RANK, DRAFT)
 """Kinds that the worker does in its own threads, the most urgent first: what a person drew does not wait for a pool of
 new series. Retraining gets a process of its own."""
 
@@ -23,6 +24,11 @@ def read_seg_key(seg_series_uid: str) -> str:
 def draft_key(task: str, series_uid: str) -> str:
     """One draft of a series for a task at a time."""
     return f"{DRAFT}:{task}:{series_uid}"
+
+
+def rank_key(task: str, strategy: str) -> str:
+    """One ranking of a task's cases by a strategy at a time."""
+    return f"{RANK}:{task}:{strategy}"
 
 
 def retrain_key(task: str) -> str:

@@ -49,8 +49,7 @@ def line_up(candidates: Sequence[Candidate], strategy: str, rank: Rank, config: 
     ranked = rank(left, config.seed).ranked([c.series_uid for c in left])
     groups = _held_out(candidates, config.seed)
     told = _drawn_words(RANDOM_WORDS, drawn, config.seed)
-    for number, (uid, score, why) in enumerate(ranked, start=1):
-        told[uid] = (score, f"{strategy}, rank {number} of {len(ranked)}, seed {config.seed}: {why}")
+    told |= {uid: (score, why) for uid, score, why in ranked}
     for split, uids in groups.items():
         told |= _drawn_words(HELD_OUT_WORDS.format(split), uids, config.seed)
     shares = Shares(share, config.held_out_share)

@@ -7,11 +7,11 @@ rows, so that a delivery that is repeated after a crash stores nothing twice. A 
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
 
 from lib.core.errors import ArchiveUnavailable, Conflict, InconsistentSeries, LabelError, ManifestMismatch, NotFound
-from lib.core.values import Mask, Prediction
+from lib.core.values import LabelEvidence, Mask, Prediction
 from lib.dicom.files import encode
 from lib.dicom.pmap import QUANTITIES, write_pmap
 from lib.dicom.seg import SegOrigin, write_seg
@@ -119,8 +119,18 @@ def presegment(
     )
     payload = seg_file(mask, made.source, origin, sop_uid, seg_series_uid)
     maps = _maps(services, made, replace(origin, description=f"Uncertainty {task.name} v{made.model_version}"))
-    scores, embedding = made.prediction.scores, made.prediction.embedding
-    return services.ledger.annotations.add_draft(draft, payload, scores, embedding, job, companions=maps)
+    said = made.prediction
+    return services.ledger.annotations.add_draft(
+        draft, payload, said.scores, said.embedding, job, companions=maps, values=_values(said)
+    )
+
+
+def _values(prediction: Prediction) -> dict[str, dict[str, float]]:
+    """What the ledger keeps besides the entropy's scores: the other quantities and the evidence, by label name."""
+    values = {name: dict(by_label) for name, by_label in prediction.quantities.items() if name != "entropy"}
+    evidence = {label: asdict(shown) for label, shown in prediction.evidence.items()}
+    names = [field.name for field in fields(LabelEvidence)]
+    return values | {name: {label: shown[name] for label, shown in evidence.items()} for name in names}
 
 
 def _predict(champions: ChampionCache, task: Task, source: SourceSeries, report: Report | None) -> SeriesPrediction:

@@ -3,45 +3,41 @@
 `next` takes the first free row of a queue that was materialised before and never waits for a model. The queue is built
 anew when scores, labels or series have changed. The strategy ranks pool cases alone; a share of the pool, and the
 patients that no model learns from, are drawn at random and take turns with it, in every queue.
+
+Queues are kept for the strategies in use: the configured one, `random`, and those that handed out a case within a day.
+Any other is built when it is asked for, at once while there are few cases, else by the worker.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
-from types import MappingProxyType
 
-from lib.core.errors import InvalidInput
-from lib.ledger.queuerows import Candidate, LeaseRow
-from lib.selection.ranking import Ranking, by_entropy, random_order, score_matrix
+from lib.core.errors import Conflict, InvalidInput
+from lib.ledger.queuerows import Candidate, LabelledCase, LeaseRow, QueueEntry
+from lib.selection.ranking import Ranking
+from lib.selection.strategies import STRATEGIES
 from lib.taskfile import Task
+from lib.workflows.casepool import pool_of
+from lib.workflows.collect import Split
+from lib.workflows.jobs import RANK, rank_key
 from lib.workflows.lineup import line_up
 from lib.workflows.presegment import suitable_series
 from lib.workflows.services import Services
 
 logger = logging.getLogger(__name__)
 
-Rank = Callable[[Sequence[Candidate], Task, int], Ranking]
+IN_USE = timedelta(days=1)
+"""For how long a queue is kept after it handed out a case."""
+STALE = timedelta(hours=1)
+"""A queue of that age is not kept, or nobody is there to keep it."""
+SMALL_POOL = 2000
+"""Ready series up to which a queue is built while somebody waits for its first case; that takes a second or two."""
 
 
-def _entropy(candidates: Sequence[Candidate], task: Task, seed: int) -> Ranking:
-    ids = [candidate.series_uid for candidate in candidates]
-    scores = score_matrix([candidate.scores for candidate in candidates], task.schema.names)
-    return by_entropy(ids, scores, seed, task.schema.names)
-
-
-def _random(candidates: Sequence[Candidate], task: Task, seed: int) -> Ranking:
-    return random_order([candidate.series_uid for candidate in candidates], seed)
-
-
-RANKERS: Mapping[str, Rank] = MappingProxyType({"entropy": _entropy, "random": _random})
-STRATEGIES: Mapping[str, str] = MappingProxyType(
-    {
-        "entropy": "the case on whose predicted foreground the model is least sure",
-        "random": "a case drawn at random",
-    }
-)
+class QueueNotReady(Conflict):
+    """The worker is to build the queue first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +54,8 @@ class Assignment:
         lane: how it was chosen: by the strategy of that name, "random" or "held-out".
         lease_until: until when it belongs to the annotator.
         viewer_path: path and query of the viewer on the server.
+        model_version: of the model that scored it, None when none did.
+        newest_version: of the model that scored a case last.
     """
 
     series_uid: str
@@ -69,20 +67,52 @@ class Assignment:
     lane: str
     lease_until: datetime
     viewer_path: str
+    model_version: int | None
+    newest_version: int | None
 
 
 def next_case(services: Services, task: Task, strategy: str = "", annotator: str = "") -> Assignment | None:
-    """The next case for an annotator under a lease, or None when no case is free.
+    """The next case for an annotator under a lease, or None when no case is free; `why_none` says why.
 
     Who holds an unexpired lease of the task gets that case again.
 
     Raises:
         InvalidInput: no such strategy; lists those that exist.
+        QueueNotReady: the strategy has no queue yet, and there are too many cases to build it at once.
     """
     strategy = known_strategy(strategy or services.settings.query.strategy)
-    lease_s = services.settings.query.lease_s
-    lease = services.ledger.queue.take(task.name, strategy, annotator, lease_s)
-    return _assignment(task, lease) if lease is not None else None
+    is_there = _provide_queue(services, task, strategy)
+    lease = services.ledger.queue.take(task.name, strategy, annotator, services.settings.query.lease_s)
+    if lease is None and not is_there:
+        raise _not_ready(services, strategy)
+    return _assignment(services, task, lease) if lease is not None else None
+
+
+def next_free(services: Services, task: Task, count: int, strategy: str = "") -> list[QueueEntry]:
+    """The next free cases, to prepare them; nobody holds them, and none is taken from anybody.
+
+    Raises:
+        InvalidInput: no such strategy, or a count below 1.
+        QueueNotReady: see `next_case`.
+    """
+    strategy = known_strategy(strategy or services.settings.query.strategy)
+    if count < 1:
+        raise InvalidInput(f"the number of cases must be at least 1, got {count}")
+    if not _provide_queue(services, task, strategy):
+        raise _not_ready(services, strategy)
+    return services.ledger.queue.head(task.name, strategy, count, only_free=True)
+
+
+def why_none(services: Services, task: Task, annotator: str) -> str:
+    """Why no case is free, in words."""
+    found = services.ledger.queue.tally(task.name, annotator)
+    if not found.ready:
+        return "no case is free: the archive holds no series that is ready to be labelled"
+    skipped = f", {found.skipped} you gave back a while ago" if found.skipped else ""
+    return (
+        f"no case is free: of {found.ready} ready series {found.labelled} are labelled, {found.held} in somebody's "
+        f"hands{skipped}; any others are not for this task, or arrived within the last minute"
+    )
 
 
 def hold(services: Services, task: Task, series_uid: str, annotator: str) -> LeaseRow:
@@ -102,27 +132,69 @@ def release(services: Services, task: Task, series_uid: str, annotator: str) -> 
 
 def known_strategy(name: str) -> str:
     """The name, when there is such a strategy."""
-    if name not in RANKERS:
-        raise InvalidInput(f"strategy must be one of {', '.join(RANKERS)}, got {name!r}")
+    if name not in STRATEGIES:
+        raise InvalidInput(f"strategy must be one of {', '.join(STRATEGIES)}, got {name!r}")
     return name
 
 
 def refresh_queues(services: Services, task: Task) -> int:
-    """Order what may be labelled and materialise the queue of every strategy; how many cases are in it."""
-    suitable = suitable_series(services, task)
-    candidates = [c for c in services.ledger.queue.candidates(task.name) if c.series_uid in suitable]
-    turn = services.ledger.queue.turns(task.name)
-    for strategy, rank in RANKERS.items():
-        made = line_up(candidates, strategy, partial(_rank, rank, task), services.settings.query, turn)
-        services.ledger.queue.rebuild(task.name, strategy, made.places, made.lanes)
+    """Order what may be labelled and build the queues of the strategies in use; how many cases are in each."""
+    queue, configured = services.ledger.queue, services.settings.query.strategy
+    asked = queue.asked_for(task.name, queue.clock() - IN_USE)
+    return build_queues(services, task, [name for name in STRATEGIES if name in {configured, "random", *asked}])
+
+
+def build_queues(services: Services, task: Task, strategies: Collection[str]) -> int:
+    """Order what may be labelled by each of the strategies, and put the queues in force; how many cases are in each."""
+    queue, suitable = services.ledger.queue, suitable_series(services, task)
+    with_vectors = any(STRATEGIES[name].by_embedding for name in strategies)
+    candidates = [c for c in queue.candidates(task.name, with_vectors) if c.series_uid in suitable]
+    labelled = queue.labelled(task.name, Split.POOL.value)
+    turn = queue.turns(task.name)
+    for name in strategies:
+        rank = partial(_rank, services, task, name, labelled)
+        made = line_up(candidates, name, rank, services.settings.query, turn)
+        queue.rebuild(task.name, name, made.places, made.lanes)
     return len(candidates)
 
 
-def _rank(rank: Rank, task: Task, candidates: Sequence[Candidate], seed: int) -> Ranking:
-    return rank(candidates, task, seed)
+def _rank(
+    services: Services,
+    task: Task,
+    name: str,
+    labelled: Sequence[LabelledCase],
+    cases: Sequence[Candidate],
+    seed: int,
+) -> Ranking:
+    strategy = STRATEGIES[name]
+    pool = pool_of(task, cases, labelled, with_values=strategy.by_model)
+    return strategy(pool, seed, services.settings.selection)
 
 
-def _assignment(task: Task, lease: LeaseRow) -> Assignment:
+def _provide_queue(services: Services, task: Task, strategy: str) -> bool:
+    """See that the strategy has a fresh queue, as far as that can be done while somebody waits; whether it has any."""
+    queue = services.ledger.queue
+    built = queue.built_at(task.name, strategy)
+    if built is not None and queue.clock() - built < STALE:
+        return True
+    if services.ledger.series.counts()["ready"] <= SMALL_POOL:
+        build_queues(services, task, (strategy,))
+        return True
+    payload = {"strategy": strategy}
+    services.ledger.jobs.add(RANK, task.name, payload, rank_key(task.name, strategy), services.settings.worker.attempts)
+    return built is not None
+
+
+def _not_ready(services: Services, strategy: str) -> QueueNotReady:
+    kept = dict.fromkeys((services.settings.query.strategy, "random"))
+    return QueueNotReady(
+        f"{strategy} has no queue yet: the worker is told to build it, which takes a minute or so; "
+        f"until then ask for {' or '.join(name for name in kept if name != strategy)}"
+    )
+
+
+def _assignment(services: Services, task: Task, lease: LeaseRow) -> Assignment:
+    version, newest = services.ledger.queue.scored_by(lease.series_uid, task.name)
     return Assignment(
         series_uid=lease.series_uid,
         study_uid=lease.study_uid,
@@ -133,6 +205,8 @@ def _assignment(task: Task, lease: LeaseRow) -> Assignment:
         lane=lease.lane,
         lease_until=lease.expires_at,
         viewer_path=viewer_path(lease.study_uid, lease.series_uid, task.name),
+        model_version=version,
+        newest_version=newest,
     )
 
 

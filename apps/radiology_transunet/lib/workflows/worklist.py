@@ -149,12 +149,16 @@ def _assemble(services: Services, task: Task, rows: Sequence[SeriesRow]) -> list
             state=_state(row, labels.get(row.series_uid), drafts.get(row.series_uid)),
             label=labels.get(row.series_uid),
             draft=drafts.get(row.series_uid),
-            scores=candidates[row.series_uid].scores if row.series_uid in candidates else {},
+            scores=_entropies(candidates.get(row.series_uid)),
             lease=leases.get(row.series_uid),
             place=places.get(row.series_uid) if row.series_uid in candidates else None,
         )
         for row in rows
     ]
+
+
+def _entropies(candidate: Candidate | None) -> dict[str, float]:
+    return {} if candidate is None else {label: score.entropy for label, score in candidate.scores.items()}
 
 
 def _newest(rows: Iterable[AnnotationRow]) -> dict[str, AnnotationRow]:

@@ -16,7 +16,7 @@ router = APIRouter(prefix="/activelearning")
 async def sample(
     context: Ctx, request: Request, strategy: str, params: Annotated[dict[str, Any] | None, Body()] = None
 ) -> dict[str, Any]:
-    """A case, or an empty object when none is free; who holds one gets it again."""
+    """A case, or `why` alone when none is free; who holds one gets it again."""
     given = params or {}
     name = annotator(request, given)
     return await context.quick.run(_next, context, strategy, given, name)
@@ -27,7 +27,7 @@ def _next(context: Context, strategy: str, params: dict[str, Any], name: str) ->
     task = services.task(params.get("model") or params.get("task"))
     case = query.next_case(services, task, strategy, name)
     if case is None:
-        return {}
+        return {"why": query.why_none(services, task, name)}
     row = services.ledger.series.get(case.series_uid)
     return {
         "id": case.series_uid,
@@ -42,6 +42,8 @@ def _next(context: Context, strategy: str, params: dict[str, Any], name: str) ->
         "score": case.score if case.score == case.score else None,
         "why": case.why,
         "lane": case.lane,
+        "model_version": case.model_version,
+        "newest_model_version": case.newest_version,
         "viewer": case.viewer_path,
         "annotator": name,
         "lease_until": iso(case.lease_until),

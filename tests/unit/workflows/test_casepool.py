@@ -1,0 +1,83 @@
+"""The ledger's rows as the pool that strategies rank; what is not known stays empty."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from lib.ledger.queuerows import Candidate, LabelledCase, LabelScores
+from lib.selection.strategies import STRATEGIES
+from lib.settings import load_settings
+from lib.taskfile import load_task
+from lib.workflows.casepool import pool_of
+
+TASK = load_task("phantom_ct")
+NAMES = TASK.schema.names
+OPTIONS = load_settings(environ={}).selection
+NAN = float("nan")
+
+
+def vector(*numbers: float) -> bytes:
+    return np.array(numbers, dtype="<f4").tobytes()
+
+
+def case(uid: str, version: int | None, numbers: bytes = b"", **scores: LabelScores) -> Candidate:
+    return Candidate(uid, "pool", scores, version, f"patient {uid}", "north", "acme", "abdomen", numbers)
+
+
+def labelled(uid: str, version: int | None, numbers: bytes, *labels: str) -> LabelledCase:
+    return LabelledCase(uid, frozenset(labels), version, numbers, "p", "south", "", "")
+
+
+def test_every_value_has_its_place() -> None:
+    scores = LabelScores(0.5, 0.25, 0.125, 0.75, 30.0, 1.0000001)
+    cases = [case("a", 4, vector(1, 2), spleen=scores, ghost=scores), case("b", None)]
+    pool = pool_of(TASK, cases, [labelled("c", 4, vector(3, 4), "liver")])
+    spleen = NAMES.index("spleen")
+    found = {name: table[0, spleen] for name, table in pool.quantities.items()}
+    assert found == {"entropy": 0.5, "bald": 0.25, "margin": 0.125, "disagreement": 0.75}
+    assert (pool.volumes_ml[0, spleen], pool.presence[0, spleen]) == (30.0, 1.0)
+    assert (pool.volumes_ml.sum(), np.isnan(pool.presence).sum()) == (30.0, 2 * len(NAMES) - 1)
+    np.testing.assert_array_equal(pool.embeddings, [[1, 2], [NAN, NAN]])
+    assert pool.versions.tolist() == [4, -1]
+    assert (pool.facts.patients, pool.facts.sites) == (("patient a", "patient b"), ("north", "north"))
+    assert (pool.facts.scanners[0], pool.facts.protocols[0]) == ("acme", "abdomen")
+    assert pool.labelled.presence.tolist() == [[name == "liver" for name in NAMES]]
+    np.testing.assert_array_equal(pool.labelled.embeddings, [[3, 4]])
+
+
+def test_embeddings_of_another_width_than_the_newest_model_s_are_left_out() -> None:
+    cases = [case("a", 4, vector(1, 2, 3)), case("b", 5, vector(1, 2)), case("c", 5), case("d", 6)]
+    pool = pool_of(TASK, cases, [labelled("e", 4, vector(1, 2, 3)), labelled("f", None, b"")])
+    np.testing.assert_array_equal(pool.embeddings, [[NAN, NAN], [1, 2], [NAN, NAN], [NAN, NAN]])
+    assert np.isnan(pool.labelled.embeddings).all()
+    assert pool.labelled.embeddings.shape == (2, 2)
+
+
+def test_a_label_that_the_task_calls_rare_in_other_letters_is_that_label() -> None:
+    assert pool_of(replace(TASK, rare=(NAMES[0].upper(),)), [case("a", None)]).rare == (NAMES[0],)
+
+
+def test_what_does_not_look_at_the_model_gets_no_values() -> None:
+    pool = pool_of(TASK, [case("a", 4, vector(1, 2), liver=LabelScores(0.5))], with_values=False)
+    assert np.isnan(pool.quantities["entropy"]).all()
+    assert pool.embeddings.shape == (1, 0)
+    assert pool.facts.sites == ("north",)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_drafts_of_two_models_are_ranked_and_old_ones_are_said_to_be(name: str) -> None:
+    cases = [
+        case(str(n), 4 + n % 2, vector(n, 1) if n % 2 else vector(n, 1, 2), liver=LabelScores(n / 10, volume_ml=n))
+        for n in range(6)
+    ]
+    ranking = STRATEGIES[name](pool_of(TASK, cases, [labelled("x", 5, vector(0, 0), "liver")]), 3, OPTIONS)
+    assert sorted(ranking.order.tolist()) == list(range(6))
+    old = ["(by model 4, the newest is 5)" in reason for reason in ranking.reasons]
+    assert old == [STRATEGIES[name].by_model and number % 2 == 0 for number in range(6)]
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_an_empty_pool_and_a_single_case_without_a_model_are_ranked(name: str) -> None:
+    assert len(STRATEGIES[name](pool_of(TASK, []), 0, OPTIONS)) == 0
+    assert STRATEGIES[name](pool_of(TASK, [case("a", None)]), 0, OPTIONS).order.tolist() == [0]
