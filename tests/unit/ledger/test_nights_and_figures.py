@@ -1,9 +1,16 @@
 """Each scheduled night starts once, whoever asks; figures of models are replaced, and go with their annotation."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+
 import pytest
+import sqlalchemy as sa
 from ledger_support import Clock, add_series, human
 
 from lib.core.errors import InvalidInput
+from lib.ledger import tables
+from lib.ledger.database import Database
 from lib.ledger.ledger import Ledger
 
 NIGHT = "liver_ct", "2026-03-01 02:00"
@@ -57,3 +64,26 @@ def test_figures_of_more_cases_than_a_statement_takes_are_kept(ledger: Ledger) -
     one = ledger.annotations.add_human(human("1.1"), True)
     ledger.figures.keep("m", {one + number: {"liver": 0.5} for number in range(1201)})
     assert ledger.figures.of(["m"]) == {"m": {one: {"liver": 0.5}}}
+
+
+def test_two_processes_that_keep_the_same_figures_at_once_do_not_disturb_each_other(ledger: Ledger, url: str) -> None:
+    add_series(ledger, "1.1")
+    one = ledger.annotations.add_human(human("1.1"), True)
+    figures = {one: {"liver": 0.5}}
+    with ThreadPoolExecutor() as pool:
+        with closing(Database(url)) as database, database.write() as connection:
+            row = {"model": "m", "annotation_id": one, "dice": figures[one]}
+            connection.execute(sa.insert(tables.case_figures).values(row))
+            second = pool.submit(ledger.figures.keep, "m", figures)
+            time.sleep(0.3)  # it finds nothing to replace and waits for the row
+        second.result(timeout=20)
+    assert ledger.figures.of(["m"]) == {"m": figures}
+
+
+def test_figures_go_with_their_annotation(ledger: Ledger, url: str) -> None:
+    add_series(ledger, "1.1", "1.2")
+    gone, stays = (ledger.annotations.add_human(human(uid), True) for uid in ("1.1", "1.2"))
+    ledger.figures.keep("m", {gone: {"liver": 0.5}, stays: {"liver": 0.25}})
+    with closing(Database(url)) as database, database.write() as connection:
+        connection.execute(sa.delete(tables.annotations).where(tables.annotations.c.id == gone))
+    assert ledger.figures.of(["m"]) == {"m": {stays: {"liver": 0.25}}}

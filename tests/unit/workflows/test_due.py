@@ -1,7 +1,7 @@
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -148,6 +148,30 @@ def test_a_worker_that_comes_up_late_starts_the_night_within_the_grace(
     late = scheduled(services, at="02:00", grace_h=grace_h)
     assert look(late, "w", datetime(2026, 3, 1, 2, 0) + timedelta(minutes=minutes)) == ([1] if starts else [])
     assert asked == (["2026-03-01 02:00 w"] if starts else [])
+
+
+@pytest.fixture
+def berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine whose clock skips an hour on 29 March 2026, from 02:00 to 03:00."""
+    with monkeypatch.context() as patched:
+        patched.setenv("TZ", "Europe/Berlin")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.usefixtures("berlin")
+def test_a_moment_that_the_clock_skips_in_spring_is_no_lost_night(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(night, "start_night", lambda _, moment, holder: asked.append(moment) or [1])
+    fired = each_day("02:30").get_next_fire_time(None, datetime(2026, 3, 29, 1, 0).astimezone())
+    wall = datetime.fromtimestamp(fired.timestamp())
+    assert wall == datetime(2026, 3, 29, 3, 30)
+    assert look(scheduled(services, at="02:30", grace_h=0), "w", wall) == [1]
+    assert look(scheduled(services, at="02:30", grace_h=0), "w", wall + timedelta(minutes=2)) == []
+    assert asked == ["2026-03-29 02:30"]
 
 
 @pytest.mark.parametrize("grace_h", ["-1", "24"])

@@ -136,6 +136,11 @@ def test_the_page_shows_the_figures_of_the_report() -> None:
     assert "each label's errs in 5 of 100" in html
 
 
+@pytest.mark.parametrize(("alpha", "said"), [(0.025, "2.5"), (0.005, "0.5"), (0.07, "7")])
+def test_the_error_rate_of_the_bounds_is_told_as_it_is(alpha: float, said: str) -> None:
+    assert f"each label's errs in {said} of 100" in render(replace(sample(), alpha=alpha))
+
+
 def test_a_report_of_all_cases_speaks_of_no_sample() -> None:
     html = render(replace(sample(), comparable=17))
     assert "Of 17 calibration cases, which no training learns from." in html

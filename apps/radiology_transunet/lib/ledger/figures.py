@@ -6,7 +6,7 @@ from typing import TypeVar
 import sqlalchemy as sa
 
 from lib.ledger import tables
-from lib.ledger.book import Book
+from lib.ledger.book import Book, insert_all_new
 
 F = tables.case_figures
 CHUNK = 500
@@ -36,8 +36,7 @@ class Figures(Book):
                 rows = [
                     {"model": model, "annotation_id": one, "dice": dice[one]} for (one,) in connection.execute(known)
                 ]
-                if rows:
-                    connection.execute(sa.insert(F), rows)
+                insert_all_new(connection, F, rows)  # a second process that keeps the same is right as well
 
     def of(self, models: Collection[str]) -> dict[str, dict[int, Dice]]:
         """What is kept of some models: by model, then by annotation."""

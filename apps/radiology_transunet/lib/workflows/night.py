@@ -74,7 +74,8 @@ def look(services: Services, holder: str, now: datetime) -> list[int]:
     """
     config = services.settings.retrain
     moment = last_moment(config.at, now)
-    if now - moment > max(timedelta(hours=config.grace_h), IN_TIME):
+    late_s = now.timestamp() - moment.timestamp()  # a moment that the clock skips in spring comes an hour later
+    if late_s > max(timedelta(hours=config.grace_h), IN_TIME).total_seconds():
         return []
     return start_night(services, f"{moment:%Y-%m-%d %H:%M}", holder)
 
