@@ -9,10 +9,11 @@ import pytest
 
 from lib.core.errors import NotFound
 from lib.inference.model import Manifest, build_network, save_model
+from lib.ledger.rows import NewHuman
 from lib.training.measure import CaseMetrics, LabelFigures
 from lib.workflows import judging
 from lib.workflows.anchors import line
-from lib.workflows.casecache import CaseCache
+from lib.workflows.casecache import CaseCache, LazyCases
 from lib.workflows.collect import CalibrationCases, PromotionCases, accepted_ids, collect
 from lib.workflows.gate import Verdict
 from lib.workflows.judging import Exam, decide
@@ -239,6 +240,27 @@ def test_a_golden_case_in_which_something_is_invented_has_changed(
     assert judging.golden_changes(services, task, ("nothing", "a ball")) == {series: -1.0}
     assert judging.golden_changes(services, task, ("a ball", "nothing")) == {series: 1.0}
     assert judging.golden_changes(services, task, ("nothing", "nothing")) == {series: 0.0}
+
+
+def test_a_golden_case_is_looked_at_while_a_later_label_of_it_waits_for_its_reviewer(
+    services: Services, label: Label, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task, annotations = services.task(), services.ledger.annotations
+    good = label("g", empty=True)
+    series = annotations.get(good).series_uid
+    slip = NewHuman(series, task.name, "Ann", None, None, nothing_found=True, held_reason="it is empty")
+    assert annotations.get(annotations.add_human(slip, accept=True)).is_held
+    gate = replace(services.settings.gate, golden=(series,))
+    object.__setattr__(services, "settings", replace(services.settings, gate=gate))
+    asked: list[int] = []
+
+    def measured(who: str, cases: LazyCases) -> tuple[CaseMetrics, ...]:
+        asked.extend(row.id for row in cases.rows)
+        return (CaseMetrics("case", {"ball": None, "cube": None}, 0.0),)
+
+    monkeypatch.setattr(judging, "_measured", measured)
+    assert judging.golden_changes(services, task, ("before", "after")) == {series: 0.0}
+    assert asked == [good, good]
 
 
 def test_a_golden_case_that_changed_keeps_the_champion(services: Services, judge, label: Label) -> None:

@@ -167,14 +167,14 @@ def golden_changes(services: Services, task: Task, predictors: "tuple[Predictor,
     """
     cache, found = CaseCache(services, task), {}
     for series_uid in services.settings.gate.golden:
-        row = services.ledger.annotations.latest_label(series_uid, task.name)
-        if row is None or row.status != "accepted":
+        accepted = services.ledger.annotations.list(task.name, "accepted", series_uid, limit=1)
+        if not accepted:
             logger.warning(
                 "golden series %s has no accepted label of task %s and is not looked at", series_uid, task.name
             )
             continue
         try:
-            before, after = (_dice(_measured(one, LazyCases(cache, [row])), task.schema.names) for one in predictors)
+            before, after = (_dice(_measured(one, LazyCases(cache, accepted)), task.schema.names) for one in predictors)
         except (NotFound, InvalidInput) as error:
             logger.warning("golden series %s is not looked at: %s", series_uid, error)
             continue
