@@ -238,6 +238,24 @@ def test_an_ensemble_compares_the_champion_with_the_newest_ones_before_it(
     assert alone.predict(VOLUME).information is None
 
 
+def test_damaged_weights_of_an_earlier_champion_leave_the_ensemble_to_an_older_one(
+    services: Services, add_model: Callable[..., int], caplog: pytest.LogCaptureFixture
+) -> None:
+    name = services.task().name
+    for label in (0, 1, 2):
+        add_model(label=label)
+    for weights in services.registry.path(name, 2).glob("weights-*.pt"):
+        weights.write_bytes(weights.read_bytes()[:-1])
+    kind = replace(services.settings.uncertainty, kind="ensemble", samples=2, map="bald")
+    sampled = replace(services, settings=replace(services.settings, uncertainty=kind))
+    predictor, version = ChampionCache(sampled).predictor(name)
+    assert version == 3
+    information = predictor.predict(VOLUME).information
+    assert information is not None
+    assert float(information.mean()) == pytest.approx(np.log(2), abs=2e-3)  # versions 3 and 1 contradict each other
+    assert "is not compared with" in caplog.text
+
+
 def test_settings_that_a_task_cannot_fulfil_are_refused_at_start(services: Services) -> None:
     kind = replace(services.settings.uncertainty, kind="tta")
     with pytest.raises(InvalidSettings, match=services.task().name):

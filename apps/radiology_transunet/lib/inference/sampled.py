@@ -1,12 +1,17 @@
 """A model and what its answers are compared with, ready to predict."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from lib.core.errors import ManifestMismatch, NotFound
 from lib.inference.config import UncertaintyConfig
 from lib.inference.devices import choose_device
 from lib.inference.model import TaskParts, build_preprocess, load_network
 from lib.inference.predictor import Predictor
+from lib.networks.network import Network
+
+logger = logging.getLogger(__name__)
 
 
 def load_sampled(
@@ -21,7 +26,8 @@ def load_sampled(
 
     Args:
         folder: of the model whose labels count.
-        others: of models to compare it with, for an ensemble.
+        others: of models to compare it with, for an ensemble: as many of the first ones as `uncertainty.samples` leaves
+            room for; one that cannot be loaded, or does not fit the task any more, is left out.
         task: of them all.
         device: where they run.
         batch_size: slices in one forward pass.
@@ -29,9 +35,23 @@ def load_sampled(
 
     Raises:
         InvalidSettings: samples that the network or the task's options do not give.
-        NotFound, ManifestMismatch: as `load_ensemble`.
+        NotFound, ManifestMismatch: as `load_ensemble`, of the model whose labels count.
     """
-    network, *further = (load_network(one, task) for one in (folder, *others))
+    network = load_network(folder, task)
+    further = _loadable(others, task, uncertainty.samples - 1)
     preprocess = build_preprocess(task.preprocess, task.network)
     where = choose_device(device)
     return Predictor(network, preprocess, task.schema, where, batch_size, task.predict, uncertainty, further)
+
+
+def _loadable(folders: Sequence[Path], task: TaskParts, most: int) -> list[Network]:
+    """The first networks that can be had: what only comments on a model must not keep it from serving."""
+    found: list[Network] = []
+    for folder in folders:
+        if len(found) == most:
+            break
+        try:
+            found.append(load_network(folder, task))
+        except (NotFound, ManifestMismatch) as error:
+            logger.warning("the model in %s is not compared with: %s", folder, error)
+    return found

@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from lib.core.errors import LabelError, ManifestMismatch, NoChampion, NotFound
+from lib.core.errors import LabelError, NoChampion, NotFound
 from lib.registry.versions import ModelVersion
 from lib.taskfile import Task
 from lib.workflows.services import Services
@@ -146,21 +146,16 @@ def load_served(services: Services, task: Task, champion: ModelVersion, device: 
         ManifestMismatch: the champion does not fit the task; names the field.
         InvalidSettings: samples that the task's network does not give.
     """
-    from lib.inference.model import read_manifest
     from lib.inference.sampled import load_sampled
 
     settings = services.settings
+    former = reversed(services.registry.served(task.name)) if settings.uncertainty.kind == "ensemble" else ()
     others = []
-    if settings.uncertainty.kind == "ensemble":
-        for version in reversed(services.registry.served(task.name)):
-            try:
-                folder = services.registry.path(task.name, version)
-                read_manifest(folder).require_fits(task)
-            except (NotFound, ManifestMismatch) as error:
-                logger.info("version %d of task %s is not compared with: %s", version, task.name, error)
-                continue
-            others += [folder] if version != champion.version else []
-    del others[settings.uncertainty.samples - 1 :]
+    for version in former:
+        try:
+            others += [] if version == champion.version else [services.registry.path(task.name, version)]
+        except NotFound as error:
+            logger.info("version %d of task %s is not compared with: %s", version, task.name, error)
     where, batch_size = device or settings.inference.device, settings.inference.batch_size
     return load_sampled(champion.folder, others, task, where, batch_size, settings.uncertainty)
 
