@@ -59,9 +59,12 @@ def cohort(label: Label) -> dict[str, list[int]]:
 
 
 def test_a_first_training_registers_and_promotes_a_version_with_its_manifest(
-    services: Services, cohort: dict[str, list[int]]
+    services: Services, cohort: dict[str, list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    fitted: list[tuple[int, int]] = []
+    monkeypatch.setattr(retrain, "refit_quality", lambda *given: fitted.append((given[2], len(given[3]))))
     outcome = run(services, take(services))
+    assert fitted == [(1, 2)]
     task = services.task()
     champion = services.registry.champion(task.name)
     assert champion is not None

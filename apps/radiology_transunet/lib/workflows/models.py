@@ -9,16 +9,20 @@ on with the old one, and wait only when there is none yet.
 import logging
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from lib.core.errors import LabelError, NoChampion, NotFound
+from lib.core.values import Prediction
 from lib.registry.versions import ModelVersion
 from lib.taskfile import Task
+from lib.workflows.estimates import Qualities
 from lib.workflows.services import Services
 
 if TYPE_CHECKING:
     from lib.inference.predictor import Predictor
+    from lib.inference.quality import EstimatedDice
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +61,7 @@ class ChampionCache:
         self._device = device or services.settings.inference.device
         self._check_every_s = check_every_s
         self._slots = {name: _Slot() for name in services.tasks}
+        self._qualities = Qualities(services.settings.uncertainty)
 
     def predictor(self, task_name: str) -> tuple["Predictor", int]:
         """The champion of a task and its version.
@@ -77,6 +82,13 @@ class ChampionCache:
         if serving is None:
             raise no_champion(task.name)
         return serving.predictor, serving.model.version
+
+    def estimates(self, task_name: str, version: int, prediction: Prediction) -> "Mapping[str, EstimatedDice]":
+        """The estimated Dice of each label of a prediction; empty where that version does not serve or has none."""
+        serving = self._slots[task_name].serving
+        if serving is None or serving.model.version != version:
+            return {}
+        return self._qualities.estimates(serving.model, prediction)
 
     def warm(self) -> None:
         """Load every champion, for example in the background at start; what cannot be loaded is logged."""

@@ -23,6 +23,7 @@ from lib.ledger.rows import JobRow
 from lib.taskfile import Task
 from lib.workflows.casecache import CaseCache, prune_cache
 from lib.workflows.collect import CalibrationCases, PromotionCases, collect
+from lib.workflows.estimates import refit_quality
 from lib.workflows.heartbeat import Stopped
 from lib.workflows.jobs import RETRAIN, retrain_key
 from lib.workflows.judging import Exam, decide
@@ -130,6 +131,8 @@ def run_retrain(services: Services, job: JobRow, report: Report, stop: Event) ->
     version = _register(services, task, job, plan, model, calibration, tell)
     exam = Exam(version, manifest.metrics, manifest.metrics.get(MEAN), calibration, promotion)
     verdict = decide(services, task, exam, part(tell, MEASURED, 1.0))
+    if verdict.promote:
+        refit_quality(services, task, version, calibration, part(tell, 1.0, 1.0))
     if verdict.promote and services.settings.presegment.automatic and services.settings.presegment.redraft:
         enqueue_drafts(services, task)
     folder, notes = job_folder(services, job.id), notes_of(services, job.id)

@@ -1,0 +1,219 @@
+"""Estimated Dice of the champion's predictions: fitted when it comes to serve, kept beside its weights.
+
+The calibration patients, from whom the network has not learned, are predicted with the samples with which it serves,
+each also as two worse pictures: on good ones alone nobody could learn what a bad mask looks like. The file is an
+addition to the version's folder, written whole; while there is none, there are no estimates.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lib.core import metrics
+from lib.core.errors import InvalidInput, ManifestMismatch, NotFound, OutOfMemory
+from lib.core.values import Prediction
+from lib.registry.versions import ModelVersion
+from lib.taskfile import Task
+from lib.workflows.heartbeat import Stopped
+from lib.workflows.services import Services
+
+if TYPE_CHECKING:
+    from lib.inference.config import UncertaintyConfig
+    from lib.inference.predictor import Predictor
+    from lib.inference.quality import EstimatedDice, QualityModel
+    from lib.inference.quality_fit import KnownCase
+    from lib.training.data import Case
+
+logger = logging.getLogger(__name__)
+
+COPIES = 2
+STRENGTHS = (0.2, 0.5, 0.8)
+MOST_CASES = 150
+"""Calibration cases that are predicted, each three times; more would cost hours and add little."""
+
+Tell = Callable[[float, str], None]
+
+
+def refit_quality(
+    services: Services, task: Task, version: int, cases: "Sequence[Case]", tell: Tell = lambda *_: None
+) -> bool:
+    """Fit the estimates of a version and write them beside its weights, unless they are there.
+
+    A version without estimates serves as well, so what cannot be fitted is a warning.
+
+    Args:
+        services: the rooms.
+        task: of the version.
+        version: in the registry.
+        cases: of calibration patients.
+        tell: called with the share done and what is going on; may raise to end it.
+
+    Returns:
+        Whether estimates of this version are there.
+
+    Raises:
+        Stopped: by `tell`.
+        DiskFull: no room.
+    """
+    from lib.inference.quality import load_quality, save_quality
+    from lib.inference.quality_fit import fit_quality
+    from lib.workflows.models import load_served
+
+    try:
+        model = services.registry.get(task.name, version)
+        origin = origin_of(model.folder, services.settings.uncertainty)
+        if _is_there(model.folder, origin):
+            return True
+        predictor = load_served(services, task, model)
+        known = known_cases(predictor, cases, COPIES, STRENGTHS, tell)
+        save_quality(model.folder, fit_quality(known, task.schema.names, annotated_volumes(cases), origin))
+        return load_quality(model.folder).origin == origin
+    except Stopped:
+        raise
+    except (InvalidInput, ManifestMismatch, NotFound, OutOfMemory) as error:
+        logger.warning("version %d of task %s has no estimates of its Dice: %s", version, task.name, error)
+        return False
+
+
+def known_cases(
+    predictor: "Predictor", cases: "Sequence[Case]", copies: int, strengths: Sequence[float], tell: Tell
+) -> "list[KnownCase]":
+    """Predictions of cases and of worse copies of them, with their Dice.
+
+    Args:
+        predictor: the model, with samples.
+        cases: that it has not learned from; at most `MOST_CASES` are used, spread over all.
+        copies: worse pictures of each.
+        strengths: of what is done to them, in turn.
+        tell: called with the share done and what is going on.
+    """
+    from lib.inference.quality_degrade import planned
+
+    found = []
+    chosen = np.unique(np.linspace(0, len(cases) - 1, min(len(cases), MOST_CASES)).round().astype(int))
+    for done, number in enumerate(chosen.tolist()):
+        tell(done / len(chosen), "learning how far its masks can be trusted")
+        case = cases[number]
+        found.append(known_case(predictor, case))
+        for kind, strength in planned(number, copies, strengths):
+            found.append(known_case(predictor, worse(case, kind, strength, np.random.default_rng(number))))
+    return found
+
+
+def known_case(predictor: "Predictor", case: "Case") -> "KnownCase":
+    """What a predictor says of a case, and its Dice of each label that the annotation speaks of."""
+    from lib.inference.quality_fit import KnownCase
+
+    made = predictor.predict(case.volume)
+    there = np.ones(len(case.mask.array), np.bool_) if case.coverage.slices is None else np.array(case.coverage.slices)
+    spoken = predictor.schema.names if case.coverage.labels is None else case.coverage.labels
+    dice = {
+        label.name: metrics.dice((case.mask.array == label.id)[there], (made.mask.array == label.id)[there])
+        for label in predictor.schema
+        if label.name in spoken
+    }
+    return KnownCase(case.patient, made.evidence, dice, made.embedding)
+
+
+def worse(case: "Case", kind: str, strength: float, rng: np.random.Generator) -> "Case":
+    """The same case with a worse picture, and what of its mask is on it."""
+    from dataclasses import replace
+
+    from lib.inference.quality_degrade import degrade
+
+    made = degrade(case.volume, kind, strength, rng)
+    slices = None if case.coverage.slices is None else case.coverage.slices[made.box[0]]
+    return replace(case, volume=made.volume, mask=made.cut(case.mask), coverage=replace(case.coverage, slices=slices))
+
+
+def annotated_volumes(cases: "Sequence[Case]") -> dict[str, list[float]]:
+    """Volumes in ml of what people drew, by label."""
+    found: dict[str, list[float]] = {}
+    for case in cases:
+        if case.coverage.slices is None:
+            ml = case.mask.geometry.voxel_volume_mm3 / 1000
+            for name, voxels in case.mask.voxels().items():
+                found.setdefault(name, []).append(voxels * ml)
+    return found
+
+
+def origin_of(folder: Path, uncertainty: "UncertaintyConfig") -> str:
+    """Names the weights of a model's folder and the samples that its predictions are compared with.
+
+    Raises:
+        NotFound, ManifestMismatch: as `read_manifest`.
+    """
+    from lib.inference.model import read_manifest
+
+    kind = uncertainty.kind
+    samples = "" if kind == "entropy" else f" {uncertainty.samples} samples, seed {uncertainty.seed}"
+    return f"{read_manifest(folder).sha256} {kind}{samples}"
+
+
+class Qualities:
+    """Estimates of predictions, by the model beside the weights that made them; read again when its file changes.
+
+    Safe to use from many threads.
+
+    Args:
+        uncertainty: of the predictions.
+    """
+
+    def __init__(self, uncertainty: "UncertaintyConfig") -> None:
+        self._uncertainty = uncertainty
+        self._reading = threading.Lock()
+        self._known: dict[Path, tuple[int, QualityModel | None, str]] = {}
+
+    def estimates(self, model: ModelVersion, prediction: Prediction) -> "Mapping[str, EstimatedDice]":
+        """By label; empty where nothing was fitted for these weights and samples."""
+        quality, origin = self._model(model)
+        return {} if quality is None else quality.estimate(prediction.evidence, prediction.embedding, origin)
+
+    def patients(self, model: ModelVersion) -> int | None:
+        """How many patients a version's intervals rest on; None where nothing was fitted."""
+        quality = self._model(model)[0]
+        return None if quality is None else quality.patients
+
+    def _model(self, model: ModelVersion) -> "tuple[QualityModel | None, str]":
+        """The model that fits, and the origin of predictions by this version."""
+        from lib.inference.quality import QUALITY
+
+        try:
+            written = (model.folder / QUALITY).stat().st_mtime_ns
+        except OSError:
+            return None, ""
+        with self._reading:
+            known = self._known.get(model.folder)
+            if known is None or known[0] != written:
+                known = self._known[model.folder] = (written, *self._read(model))
+            return known[1:]
+
+    def _read(self, model: ModelVersion) -> "tuple[QualityModel | None, str]":
+        from lib.inference.quality import load_quality
+
+        try:
+            quality, origin = load_quality(model.folder), origin_of(model.folder, self._uncertainty)
+        except (NotFound, ManifestMismatch) as error:
+            logger.warning("version %d of task %s has no estimates of its Dice: %s", model.version, model.task, error)
+            return None, ""
+        if quality.origin != origin:
+            logger.warning(
+                "version %d of task %s has no estimates: they were fitted for %s, it serves as %s; they are fitted "
+                "again with the next champion",
+                model.version, model.task, quality.origin, origin,
+            )  # fmt: skip
+            return None, ""
+        return quality, origin
+
+
+def _is_there(folder: Path, origin: str) -> bool:
+    from lib.inference.quality import load_quality
+
+    try:
+        return load_quality(folder).origin == origin
+    except (NotFound, ManifestMismatch):
+        return False
