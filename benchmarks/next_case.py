@@ -1,0 +1,188 @@
+"""How long `next` takes, by number of series in the ledger.
+
+    OMP_NUM_THREADS=1 python benchmarks/next_case.py [--sizes 1000 10000 100000 1000000] [--calls 1000]
+        [--postgres | --url postgresql://...] [--work /tmp]
+
+The ledger is filled with that many ready series, two a patient, each with a draft, a tenth of them labelled, and with
+the queue of one strategy, as the worker leaves it. Half of the labelled series stand at the head of the queue, so that
+a search that walks over what is taken would show. Twenty annotators then take turns: each asks for the next case, which
+is what is timed, from the call until the lease is on the disk, and labels it; one of ten gives it back instead. No call
+is left out, neither the first ones nor outliers.
+
+SQLite lies in the --work folder, which should be on the disk that is to be measured: each call waits for it. --postgres
+starts a server of this machine as the tests do; --url takes an empty database of another one, one size at a time. The
+goal is a 99th percentile of 50 ms at a million series. Prints a table and writes benchmarks/results/next_case.json,
+where the figures of the other database stay.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import sqlalchemy as sa
+
+from lib.cli.files import write_json
+from lib.core.errors import InvalidInput
+from lib.ledger import tables
+from lib.ledger.database import Database
+from lib.ledger.ledger import Ledger
+from lib.ledger.rows import NewHuman
+from lib.settings import load_settings
+from lib.taskfile import Task, load_task
+from lib.workflows import query
+from lib.workflows.services import Services
+from surroundings import surroundings
+
+RESULTS = Path(__file__).parent / "results" / "next_case.json"
+SIZES = (1000, 10_000, 100_000, 1_000_000)
+TASK, STRATEGY = "phantom_ct", "entropy"
+ANNOTATORS, GIVEN_BACK, LABELLED_SHARE = 20, 10, 0.1
+GOAL_MS = 50.0
+CHUNK = 10_000
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES), help="series in the ledger")
+    parser.add_argument("--calls", type=int, default=1000, help="of `next`, for each size")
+    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()), help="folder of the SQLite files")
+    parser.add_argument("--postgres", action="store_true", help="on a PostgreSQL server of this machine, started here")
+    parser.add_argument("--url", default="", help="of an empty PostgreSQL database")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    database = "PostgreSQL" if options.postgres or options.url else "SQLite"
+    found = []
+    print(f"{database}: {'series':>9} {'calls':>6} {'median ms':>10} {'99 % ms':>8} {'largest ms':>11} {'queue s':>8}")
+    for size in options.sizes:
+        with ledger_url(options) as url:
+            row = measured(url, size, options.calls)
+        found.append(row)
+        print(
+            f"{'':{len(database) + 1}} {size:9} {row['calls']:6.0f} {row['median_ms']:10.2f} {row['p99_ms']:8.2f} "
+            f"{row['largest_ms']:11.2f} {row['queue_s']:8.1f}"
+        )
+    growth = found[-1]["p99_ms"] / found[0]["p99_ms"]
+    print(f"the 99th percentile grows by {growth:.2f} from {options.sizes[0]} to {options.sizes[-1]} series")
+    report = {"surroundings": surroundings(), "goal_ms": GOAL_MS, "p99_growth": growth, "sizes": found}
+    write_json(options.out, {**earlier(options.out), database: report})
+
+
+def earlier(path: Path) -> dict[str, object]:
+    """What was measured of the other database."""
+    return dict(json.loads(path.read_text())) if path.is_file() else {}
+
+
+@contextmanager
+def ledger_url(options: argparse.Namespace) -> Iterator[str]:
+    """URL of an empty database, removed afterwards unless it was given."""
+    if options.url:
+        yield options.url
+    elif options.postgres:
+        sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "unit" / "ledger"))
+        from ledger_support import postgres_folder, running_cluster
+
+        programs = postgres_folder()
+        if programs is None:
+            raise InvalidInput("there is no PostgreSQL server on this machine: Debian's package is postgresql")
+        with running_cluster(programs) as cluster:
+            yield cluster.url(cluster.create())
+    else:
+        folder = Path(tempfile.mkdtemp(prefix="next-case-", dir=options.work))
+        try:
+            yield f"sqlite:///{folder}/ledger.db"
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def measured(url: str, size: int, calls: int) -> dict[str, float]:
+    """Milliseconds of `next` with so many series."""
+    task, ledger = load_task(TASK), Ledger(url)
+    ledger.upgrade()
+    if ledger.series.list(limit=1):
+        raise InvalidInput(f"the database must be empty, but {ledger.series.counts()} series are in it")
+    uids = filled(url, size)
+    start = time.perf_counter()
+    ledger.queue.rebuild(task.name, STRATEGY, [(uid, 0.5, "entropy, as measured") for uid in uids])
+    queue_s = time.perf_counter() - start
+    services = Services(load_settings(environ={}), {task.name: task}, None, ledger, None, b"k" * 32)  # type: ignore[arg-type]
+    times_ms = 1000 * np.array(timed(services, task, min(calls, size // 2)))
+    ledger.close()
+    return {
+        "series": size,
+        "calls": len(times_ms),
+        "median_ms": float(np.median(times_ms)),
+        "p99_ms": float(np.quantile(times_ms, 0.99)),
+        "largest_ms": float(times_ms.max()),
+        "queue_s": queue_s,
+    }
+
+
+def timed(services: Services, task: Task, calls: int) -> list[float]:
+    """Seconds of each call."""
+    seconds = []
+    for number in range(calls):
+        annotator = f"reader {number % ANNOTATORS}"
+        start = time.perf_counter()
+        case = query.next_case(services, task, STRATEGY, annotator)
+        seconds.append(time.perf_counter() - start)
+        assert case is not None  # there are more series than calls
+        if number % GIVEN_BACK == 0:
+            query.release(services, task, case.series_uid, annotator)
+        else:
+            human = NewHuman(case.series_uid, task.name, annotator, nothing_found=True)
+            services.ledger.annotations.add_human(human, accept=True)
+    return seconds
+
+
+def filled(url: str, size: int) -> Sequence[str]:
+    """Patients, series, drafts and labels in the ledger; the series in the order of the queue, many labelled first."""
+    database = Database(url)
+    uids = [f"1.2.826.0.1.3680043.{n}" for n in range(size)]
+    labelled = frozenset(uids[:: round(1 / LABELLED_SHARE)])
+    for start in range(0, size, CHUNK):
+        part = list(enumerate(uids[start : start + CHUNK], start))
+        with database.write() as connection:
+            connection.execute(sa.insert(tables.patients), [patient(n) for n, _ in part if n % 2 == 0])
+            connection.execute(sa.insert(tables.series), [series(n, uid) for n, uid in part])
+            connection.execute(sa.insert(tables.annotations), [annotation(uid, "draft") for _, uid in part])
+            known = [annotation(uid, "accepted") for _, uid in part if uid in labelled]
+            connection.execute(sa.insert(tables.annotations), known)
+    database.close()
+    first = dict.fromkeys(sorted(labelled)[: len(labelled) // 2])
+    return list(first | dict.fromkeys(uids))
+
+
+def patient(number: int) -> dict[str, object]:
+    """A row of the ledger."""
+    return {"patient": f"patient {number // 2}", "split": "pool", "reason": "", "created_at": NOW}
+
+
+def series(number: int, uid: str) -> dict[str, object]:
+    """A row of the ledger."""
+    texts = {"study_uid": f"9.{uid}", "patient": f"patient {number // 2}", "frame_of_reference_uid": "9.9"}
+    kind = {"status": "ready", "reason": "", "modality": "CT", "description": "phantom", "instances": 100}
+    origin = {"institution": "north", "manufacturer": "acme", "date": "20260101", "findings": [], "geometry": None}
+    return {"series_uid": uid, **texts, **kind, **origin, "created_at": NOW, "updated_at": NOW}
+
+
+def annotation(uid: str, status: str) -> dict[str, object]:
+    """A row of the ledger: a draft of a model, or the label of a person."""
+    by = ("model", "ours", 1) if status == "draft" else ("human", "anna", None)
+    who = dict(zip(("origin", "author", "model_version"), by, strict=True))
+    what = {"voxels": {}, "nothing_found": True, "reason": "", "made_at": NOW, "created_at": NOW}
+    return {"series_uid": uid, "task": TASK, "status": status, **who, **what}
+
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+if __name__ == "__main__":
+    main()
