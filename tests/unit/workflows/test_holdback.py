@@ -185,6 +185,16 @@ def test_a_model_that_most_corrections_agree_with_stays_believed(services: Servi
     assert states == ["accepted"] * 4 + ["held"] * 4  # the fourth is held: three of seven disprove nothing
 
 
+def test_drafts_that_miss_a_label_do_not_disprove_where_others_were_drawn(services: Services) -> None:
+    states = []
+    for missed in (True, True, True, False):
+        source = arrived(services)
+        draft(services, source, mask(services, source, **{"cube" if missed else "ball": INSIDE}))
+        row = submit(services, source, mask(services, source, ball=ELSEWHERE))
+        states.append("held" if row.is_held else row.status)
+    assert states == ["accepted"] * 3 + ["held"]
+
+
 def test_a_draft_that_cannot_be_read_holds_nothing_back(services: Services, source: SourceSeries) -> None:
     lost = draft(services, source, mask(services, source, ball=INSIDE))
     services.archive.delete_series(services.ledger.annotations.get(lost).seg_series_uid)

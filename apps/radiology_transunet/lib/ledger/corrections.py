@@ -4,6 +4,7 @@ import builtins
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -32,6 +33,7 @@ class CorrectionRow:
         site: institution of the series, "" when unknown.
         model_version: of the draft; None for a foreign model's.
         at: when the annotation was made.
+        is_shared: whether draft and annotation both show the label; without that its Dice is 0 wherever it was drawn.
     """
 
     annotation_id: int
@@ -42,6 +44,7 @@ class CorrectionRow:
     site: str
     model_version: int | None
     at: datetime
+    is_shared: bool = True
 
 
 class Corrections(Book):
@@ -55,8 +58,9 @@ class Corrections(Book):
         What is held back counts from the day that a reviewer accepts it.
         """
         draft = A.alias("draft")
+        told = (A.c.author, S.c.institution.label("site"), draft.c.model_version, A.c.made_at.label("at"))
         query = (
-            sa.select(C, A.c.author, S.c.institution.label("site"), draft.c.model_version, A.c.made_at.label("at"))
+            sa.select(C, *told, A.c.voxels, draft.c.voxels.label("drafted"))
             .join_from(C, A, A.c.id == C.c.annotation_id)
             .join(draft, draft.c.id == A.c.parent_id)
             .join(S, S.c.series_uid == A.c.series_uid)
@@ -64,7 +68,7 @@ class Corrections(Book):
             .order_by(A.c.made_at, A.c.id, C.c.label)
         )
         with self._read() as connection:
-            return [CorrectionRow(**found) for found in connection.execute(query).mappings()]
+            return [_to_row(**found) for found in connection.execute(query).mappings()]
 
 
 def keep(connection: sa.Connection, annotation_id: int, human: NewHuman, agreement: Mapping[str, float]) -> None:
@@ -76,3 +80,8 @@ def keep(connection: sa.Connection, annotation_id: int, human: NewHuman, agreeme
     lane = connection.execute(leases.order_by(L.c.id.desc()).limit(1)).scalar() or ""
     same = {"annotation_id": annotation_id, "lane": lane}
     connection.execute(sa.insert(C), [{**same, "label": label, "dice": dice} for label, dice in agreement.items()])
+
+
+def _to_row(voxels: Mapping[str, int], drafted: Mapping[str, int], **values: Any) -> CorrectionRow:
+    label = values["label"]
+    return CorrectionRow(**values, is_shared=bool(voxels.get(label) and drafted.get(label)))

@@ -88,9 +88,12 @@ def _unlike_the_draft(
 
 
 def _disbelieved(config: ReviewConfig, earlier: Sequence[CorrectionRow]) -> bool:
-    """Whether enough labels that count, and half of all, agree nowhere with the drafts of a model version."""
+    """Whether enough labels that count, and half of all, agree nowhere with the drafts of a model version.
+
+    What draft and label do not both show is missed or invented, which tells nothing of the place of a draft.
+    """
     best: dict[int, float] = {}
-    for row in earlier:
+    for row in (row for row in earlier if row.is_shared):
         best[row.annotation_id] = max(row.dice, best.get(row.annotation_id, -1.0))
     unlike = sum(dice <= config.min_draft_dice for dice in best.values())
     return unlike >= config.disbelieve_after and 2 * unlike >= len(best)
