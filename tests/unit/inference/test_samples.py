@@ -337,3 +337,7 @@ def test_a_task_whose_network_has_no_such_samples_is_refused_with_the_way_out() 
         sampled("dropout").require_possible("liver", NetworkConfig(kind="dynunet", patch=(8, 32, 32)), plain)
     with pytest.raises(InvalidSettings, match=r"task liver names none in predict\.flips"):
         sampled("tta").require_possible("liver", with_dropout, plain)
+    alone, slices = NetworkConfig(context_slices=0), PredictConfig(flips=("slices",))
+    with pytest.raises(InvalidSettings, match=r"one at a time, count as none"):
+        sampled("tta").require_possible("liver", alone, slices)
+    sampled("tta").require_possible("liver", NetworkConfig(context_slices=1), slices)

@@ -122,12 +122,23 @@ class UncertaintyConfig:
                 f"uncertainty.kind dropout needs a network with dropout, but task {task} has {has}; change the task, "
                 "or set uncertainty.kind to tta, ensemble or entropy"
             )
-        if self.kind == "tta" and not predict.flips:
+        alone = not network.of_patches and network.context_slices == 0
+        if self.kind == "tta" and not mirrored_axes(predict, alone):
             raise InvalidSettings(
                 f"uncertainty.kind tta needs axes along which images are mirrored, but task {task} names none in "
-                "predict.flips; name some if its network learns from mirrored images, or set uncertainty.kind to "
-                "ensemble or entropy"
+                "predict.flips (slices, where the network sees one at a time, count as none); name some if its network "
+                "learns from mirrored images, or set uncertainty.kind to ensemble or entropy"
             )
+
+
+def mirrored_axes(predict: PredictConfig, alone: bool) -> tuple[FlipAxis, ...]:
+    """The axes along which images are mirrored.
+
+    Args:
+        predict: the options.
+        alone: whether the network sees single slices: without neighbours they have no order to turn round.
+    """
+    return tuple(axis for axis in predict.flips if not (alone and axis == "slices"))
 
 
 ONE_ANSWER = UncertaintyConfig(kind="entropy", samples=2, seed=0, map="entropy")

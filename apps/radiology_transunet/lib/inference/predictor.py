@@ -21,7 +21,7 @@ from lib.core.errors import OutOfMemory
 from lib.core.labels import BACKGROUND, LabelSchema
 from lib.core.values import Mask, MaskArray, Prediction, Volume
 from lib.inference.agreement import Agreement
-from lib.inference.config import ONE_ANSWER, PredictConfig, UncertaintyConfig
+from lib.inference.config import ONE_ANSWER, PredictConfig, UncertaintyConfig, mirrored_axes
 from lib.inference.devices import MEMORY_ERRORS, device_lock, is_out_of_memory, release_memory
 from lib.inference.evidence import LabelTally
 from lib.inference.preprocess import FloatPlanes, Placement, Prepared, Preprocess
@@ -282,6 +282,5 @@ def _maps(answer: Answer) -> Tensor:
 
 def _mirrors(options: PredictConfig, preprocess: Preprocess) -> tuple[tuple[int, ...], ...]:
     """All combinations of the axes to mirror along, the first one empty."""
-    alone = preprocess.patch is None and preprocess.context_slices == 0  # a slice without neighbours has no order
-    axes = [AXES[name] for name in options.flips if not (alone and name == "slices")]
+    axes = [AXES[name] for name in mirrored_axes(options, preprocess.patch is None and preprocess.context_slices == 0)]
     return tuple(chain.from_iterable(combinations(axes, count) for count in range(len(axes) + 1)))
