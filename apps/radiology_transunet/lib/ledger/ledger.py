@@ -17,6 +17,7 @@ from lib.ledger.annotations import Annotations
 from lib.ledger.audit import Audit
 from lib.ledger.book import Clock, insert_new, utc_now
 from lib.ledger.corrections import Corrections
+from lib.ledger.curation import Curation
 from lib.ledger.database import Database
 from lib.ledger.figures import Figures
 from lib.ledger.jobs import Jobs
@@ -44,6 +45,7 @@ class Ledger:
         models: verdicts on model versions.
         figures: of versions that served, on promotion cases.
         nights: who starts the trainings of a scheduled moment.
+        curation: tags and cohorts of series.
         audit: who did what to what.
 
     Args:
@@ -69,6 +71,7 @@ class Ledger:
         self.models = Models(*book)
         self.figures = Figures(*book)
         self.nights = Nights(*book)
+        self.curation = Curation(*book)
         self.audit = Audit(*book)
 
     def __reduce__(self) -> tuple[Any, ...]:

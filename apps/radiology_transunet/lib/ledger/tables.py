@@ -3,6 +3,7 @@
     patients 1--n series 1--n annotations 1--n outbox, scores, embeddings, corrections, case_figures
                        |--n leases, skips, queue_rows n--1 queues
     jobs, verdicts, nights, cursors, audit stand alone
+    tags and cohorts of series: curationtables.py
 
 A change here needs a migration: a test compares both.
 """

@@ -1,0 +1,140 @@
+"""What curation reads of a task's cases, in as many queries for a million cases as for one."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+
+from lib.ledger import curationtables, tables
+from lib.ledger.curationrows import CuratedCase, CuratedState, Embedded
+
+A = tables.annotations
+E = tables.embeddings
+G = curationtables.tags
+P = tables.patients
+S = tables.series
+T = tables.scores
+CHUNK = 500
+NAMES = {"score": "entropy"}
+"""Names of columns of the scores that say something else here."""
+
+
+@dataclass(slots=True)
+class _Drawn:
+    """What people drew on a series: the label, and whether another one is held back."""
+
+    label_id: int | None = None
+    status: str = ""
+    voxels: Mapping[str, int] = field(default_factory=dict)
+    is_held: bool = False
+
+
+def cases(connection: sa.Connection, task: str, with_values: bool) -> list[CuratedCase]:
+    """See `Curation.cases`."""
+    drafts = sa.select(sa.func.max(A.c.id)).where(_ours(task)).group_by(A.c.series_uid)
+    of_series = sa.and_(A.c.series_uid == S.c.series_uid, A.c.id.in_(drafts))
+    query = sa.select(S, P.c.split, A.c.id.label("draft_id"), A.c.model_version, A.c.status.label("draft_status"))
+    query = query.join_from(S, P).outerjoin(A, of_series).where(S.c.status == "ready").order_by(S.c.series_uid)
+    found = connection.execute(query).mappings().all()
+    drawn, tags = _drawn(connection, task), _tags(connection)
+    said = _said(connection, drafts) if with_values else {}
+    return [_case(row, drawn.get(row["series_uid"], _Drawn()), said, tags) for row in found]
+
+
+def embedded(connection: sa.Connection, task: str) -> list[Embedded]:
+    """See `Curation.embedded`."""
+    newest = (
+        sa.select(sa.func.max(A.c.id)).join_from(A, E).where(_ours(task)).group_by(A.c.series_uid, A.c.model_version)
+    )
+    columns = (A.c.series_uid, A.c.model_version, A.c.id)
+    query = sa.select(*columns).where(A.c.id.in_(newest)).order_by(A.c.series_uid, A.c.model_version)
+    return [Embedded(*row) for row in connection.execute(query)]
+
+
+def vectors(connection: sa.Connection, draft_ids: Sequence[int]) -> dict[int, bytes]:
+    """Embeddings by draft, as they are stored."""
+    found: dict[int, bytes] = {}
+    for part in parts(draft_ids):
+        query = sa.select(E.c.annotation_id, E.c.vector).where(E.c.annotation_id.in_(part))
+        found.update({draft: vector for draft, vector in connection.execute(query)})  # noqa: C416, which knows no rows
+    return found
+
+
+def parts(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    """The values, as many at a time as a statement should hold."""
+    return (values[start : start + CHUNK] for start in range(0, len(values), CHUNK))
+
+
+def _ours(task: str) -> sa.ColumnElement[bool]:
+    """Drafts of ours of the images as they are: one that other slices were drawn on has a reason why it is over."""
+    return sa.and_(A.c.task == task, A.c.origin == "model", A.c.status.in_(("draft", "superseded")), A.c.reason == "")
+
+
+def _drawn(connection: sa.Connection, task: str) -> dict[str, _Drawn]:
+    """By series; an accepted label counts before what waits, and of those the newest."""
+    human = sa.and_(A.c.task == task, A.c.origin == "human", A.c.status.in_(("submitted", "accepted")))
+    query = sa.select(A.c.series_uid, A.c.id, A.c.status, A.c.held_reason, A.c.voxels).where(human).order_by(A.c.id)
+    found: dict[str, _Drawn] = {}
+    for uid, number, status, held_reason, voxels in connection.execute(query):
+        drawn = found.setdefault(uid, _Drawn())
+        drawn.is_held = drawn.is_held or (status == "submitted" and held_reason != "")
+        if status == "accepted" or drawn.status != "accepted":
+            drawn.label_id, drawn.status, drawn.voxels = number, status, voxels
+    return found
+
+
+def _tags(connection: sa.Connection) -> dict[str, tuple[str, ...]]:
+    found: dict[str, tuple[str, ...]] = {}
+    for uid, tag in connection.execute(sa.select(G.c.series_uid, G.c.tag).order_by(G.c.series_uid, G.c.tag)):
+        found[uid] = (*found.get(uid, ()), tag)
+    return found
+
+
+def _said(connection: sa.Connection, drafts: sa.Select[tuple[int]]) -> dict[int, dict[str, dict[str, float]]]:
+    """By draft, label and column."""
+    columns = [column for column in T.c if column.key not in ("annotation_id", "label")]
+    names = [NAMES.get(column.key, column.key) for column in columns]
+    query = sa.select(T.c.annotation_id, T.c.label, *columns).where(T.c.annotation_id.in_(drafts))
+    found: dict[int, dict[str, dict[str, float]]] = {}
+    for draft, label, *values in connection.execute(query):
+        numbers = (math.nan if value is None else float(value) for value in values)
+        found.setdefault(draft, {})[label] = dict(zip(names, numbers, strict=True))
+    return found
+
+
+def _case(
+    row: sa.RowMapping,
+    drawn: _Drawn,
+    said: Mapping[int, Mapping[str, Mapping[str, float]]],
+    tags: Mapping[str, tuple[str, ...]],
+) -> CuratedCase:
+    return CuratedCase(
+        series_uid=row["series_uid"],
+        study_uid=row["study_uid"],
+        patient=row["patient"],
+        split=row["split"],
+        modality=row["modality"],
+        site=row["institution"],
+        scanner=row["manufacturer"],
+        protocol=row["description"],
+        date=row["date"],
+        geometry=row["geometry"],
+        state=_state(drawn, row["draft_status"]),
+        label_id=drawn.label_id,
+        drawn=drawn.voxels,
+        draft_id=row["draft_id"],
+        model_version=row["model_version"],
+        said=said.get(row["draft_id"], {}),
+        tags=tags.get(row["series_uid"], ()),
+    )
+
+
+def _state(drawn: _Drawn, draft_status: str | None) -> CuratedState:
+    """As the work list has it."""
+    if drawn.is_held:
+        return "held"
+    if drawn.label_id is not None:
+        return "labelled" if drawn.status == "accepted" else "submitted"
+    return "drafted" if draft_status == "draft" else "todo"

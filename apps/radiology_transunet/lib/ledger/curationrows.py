@@ -1,0 +1,82 @@
+"""What curation takes from the ledger: cases with all that is known of them, embeddings, cohorts."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal, NamedTuple
+
+CuratedState = Literal["labelled", "submitted", "held", "drafted", "todo"]
+CURATED_STATES: tuple[CuratedState, ...] = ("labelled", "submitted", "held", "drafted", "todo")
+"""labelled: an accepted human label; submitted: one that waits for review; held: one that is held back for it; drafted:
+a model's draft; todo: neither."""
+
+
+@dataclass(frozen=True, slots=True)
+class CuratedCase:
+    """A ready series as a data team looks at it, for one task.
+
+    Attributes:
+        patient: pseudonym.
+        site: institution; "" = unknown, as below.
+        scanner: its manufacturer.
+        protocol: description of the series.
+        date: DICOM date of the series.
+        geometry: the grid as the check found it, None where it was not kept.
+        state: see CURATED_STATES.
+        label_id: the accepted human annotation, else the newest that waits; None without one.
+        drawn: voxels of that annotation by label name; empty without one.
+        draft_id: the newest draft of ours of these images, in force or not; None without one.
+        model_version: that drew it.
+        said: what the model said, by label and by name of the scores' column; NaN = no value. Empty when not asked for.
+        tags: in their order.
+    """
+
+    series_uid: str
+    study_uid: str
+    patient: str
+    split: str
+    modality: str
+    site: str
+    scanner: str
+    protocol: str
+    date: str
+    geometry: Mapping[str, Any] | None
+    state: CuratedState
+    label_id: int | None
+    drawn: Mapping[str, int]
+    draft_id: int | None
+    model_version: int | None
+    said: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    tags: tuple[str, ...] = ()
+
+
+class Embedded(NamedTuple):
+    """That a model version saw a series: the newest draft of that version of these images."""
+
+    series_uid: str
+    model_version: int
+    draft_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class CohortRow:
+    """A named set of series.
+
+    Attributes:
+        size: how many series it has.
+    """
+
+    name: str
+    description: str
+    author: str
+    created_at: datetime
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class MemberRow:
+    """A series of a cohort, and who put it there."""
+
+    series_uid: str
+    author: str
+    added_at: datetime
