@@ -149,7 +149,7 @@ def test_champion_and_challenger_stand_side_by_side_for_each_label(page: Page) -
         "-0.008",
     ]
     expect(lesion.locator("svg")).to_be_visible()
-    expect(table.get_by_text("against version 1, the best so far in this label")).to_be_visible()
+    expect(table.get_by_text("against version 1, the best before the champion in this label")).to_be_visible()
     expect(page.get_by_role("row").filter(has_text="time a case")).to_contain_text("kept")
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lib.core.errors import InvalidInput
-from lib.workflows.comparison import Comparison, label_intervals
+from lib.workflows.comparison import Comparison, anchor_intervals, label_intervals
 from lib.workflows.config import GateConfig
 from lib.workflows.gate import weigh
 from lib.workflows.paired import bound, by_patient, patients_needed, resampled_means
@@ -59,16 +59,44 @@ def test_a_label_is_held_against_the_version_that_had_it_best_of_all_that_served
     verdict = weigh(replace(of, served=served), CONFIG)
     assert weigh(of, CONFIG).promote
     assert not verdict.promote
-    [anchor] = verdict.anchored
-    assert (anchor.name, anchor.against, anchor.patients) == ("spleen", 1, 12)
-    assert anchor.difference == pytest.approx(verdict.labels[1].difference - 0.03)
-    assert "of version 1, the best so far in this label" in verdict.reason
+    liver, spleen = verdict.anchored
+    assert (liver.name, liver.holds) == ("liver", True)
+    assert (spleen.name, spleen.against, spleen.patients, spleen.holds) == ("spleen", 1, 12, False)
+    assert spleen.difference == pytest.approx(verdict.labels[1].difference - 0.03)
+    assert "of version 1, the best before the champion in this label" in verdict.reason
     assert verdict.labels == weigh(of, CONFIG).labels
 
 
-def test_a_former_version_that_is_nowhere_better_than_the_champion_changes_nothing():
+def test_a_former_version_that_is_nowhere_better_than_the_champion_stops_nobody():
     of = compared(0.03)
-    assert weigh(replace(of, served={1: of.champion - 0.01, 2: of.champion}), CONFIG) == weigh(of, CONFIG)
+    verdict = weigh(replace(of, served={1: of.champion - 0.01, 2: of.champion}), CONFIG)
+    assert [(label.against, label.holds) for label in verdict.anchored] == [(2, True), (2, True)]
+    assert replace(verdict, anchored=()) == weigh(of, CONFIG)
+
+
+def test_a_lead_of_the_champion_that_chance_may_have_made_spares_the_challenger_no_test():
+    of = compared(0.01, patients=20)
+    wide = np.array([0.15, 0.0]) * np.random.default_rng(5).standard_normal((20, 2))
+    former = of.champion - 0.001 - (wide - wide.mean(axis=0))
+    verdict = weigh(replace(of, served={1: former}), CONFIG)
+    liver, spleen = verdict.anchored
+    assert weigh(of, CONFIG).promote
+    assert liver.difference > 0.005  # the champion leads, and the challenger more so
+    assert (liver.holds, spleen.holds, verdict.promote) == (False, True, False)
+    assert verdict.missing == liver.needed - 20 > 50
+
+
+def test_who_is_as_bad_as_the_margin_against_a_former_version_passes_no_more_often_than_alpha():
+    passed = 0
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        champion = np.full((20, 1), 0.8)
+        challenger = champion + 0.02 * rng.standard_normal((20, 1))
+        former = champion + CONFIG.margin + 0.1 * rng.standard_normal((20, 1))
+        names = tuple(f"p{number:02d}" for number in range(20))
+        of = Comparison(3, ("liver",), ("liver",), names, champion, challenger, np.zeros(20, bool), served={1: former})
+        passed += all(label.holds for label in anchor_intervals(of, -CONFIG.margin, CONFIG.alpha, 200, seed))
+    assert passed / 200 <= CONFIG.alpha + 0.03  # twice the standard error of 200 draws; 15 % where a lead decides
 
 
 def test_a_former_version_that_rightly_found_nothing_is_the_better_one():
@@ -76,7 +104,7 @@ def test_a_former_version_that_rightly_found_nothing_is_the_better_one():
     of.champion[:2, 1] = of.challenger[:2, 1] = 0.0  # both find what is not there
     former = of.champion.copy()
     former[:2, 1] = np.nan
-    [anchor] = weigh(replace(of, served={1: former}), CONFIG).anchored
+    _, anchor = weigh(replace(of, served={1: former}), CONFIG).anchored
     assert anchor.difference == pytest.approx((of.challenger - of.champion)[:, 1].mean() - 2 / 20)
 
 

@@ -12,7 +12,7 @@ from lib.inference.model import Manifest, build_network, save_model
 from lib.ledger.rows import NewHuman
 from lib.training.measure import CaseMetrics, LabelFigures
 from lib.workflows import judging
-from lib.workflows.anchors import line
+from lib.workflows.anchors import contenders, line
 from lib.workflows.casecache import CaseCache, LazyCases
 from lib.workflows.collect import CalibrationCases, PromotionCases, accepted_ids, collect
 from lib.workflows.gate import Verdict
@@ -154,11 +154,12 @@ def test_losses_within_the_margin_do_not_add_up_over_promotions(services: Servic
     assert all(label.holds for label in second.labels)
     assert second.mean.holds
     assert not second.promote
-    [cube] = second.anchored
+    ball, cube = second.anchored
+    assert (ball.name, ball.against, ball.holds) == ("ball", 1, True)
     assert (cube.name, cube.against, cube.holds) == ("cube", 1, False)
     assert cube.difference == pytest.approx(-0.03, abs=0.003)
     assert "cube -0.0" in second.reason
-    assert second.reason.endswith("lack at most 0.02 of version 1, the best so far in this label")
+    assert second.reason.endswith("lack at most 0.02 of version 1, the best before the champion in this label")
     assert judge.measurements == [(2, 6), (3, 6)]  # of version 1 nothing had to be measured again
     assert Verdict.from_dict(json.loads(json.dumps(second.to_dict()))) == second
 
@@ -167,15 +168,29 @@ def test_what_came_since_is_measured_for_the_version_that_had_a_label_best_and_f
     services: Services, judge
 ) -> None:
     judge((0.80, 0.80), (0.84, 0.785), patients=6)
-    judge((0.90, 0.785), patients=0)
+    judge((0.88, 0.785), patients=0)
+    judge((0.92, 0.785), patients=0)
     judge.measurements.clear()
-    verdict = judge((0.95, 0.785), patients=2)
-    assert judge.measurements == [(3, 8), (4, 8), (1, 2)]
-    assert [(label.name, label.against, label.patients) for label in verdict.anchored] == [("cube", 1, 8)]
+    verdict = judge((0.96, 0.785), patients=2)
+    assert judge.measurements == [(4, 8), (5, 8), (1, 2), (3, 2)]
+    assert [(label.name, label.against, label.patients) for label in verdict.anchored] == [
+        ("ball", 3, 8),
+        ("cube", 1, 8),
+    ]
     assert verdict.promote
     judge.measurements.clear()
     judge((0.5, 0.5), patients=0)
-    assert judge.measurements == [(4, 8), (5, 8)]
+    assert judge.measurements == [(5, 8), (6, 8)]
+
+
+def test_a_patient_with_many_cases_counts_once_where_the_best_former_version_is_sought() -> None:
+    champion = np.full((5, 1), 0.8)
+    often, seldom = np.array([[0.1]] * 3 + [[0.0]] * 2), np.array([[0.0]] * 3 + [[0.1]] * 2)
+    known = {1: (champion + often, np.ones(5, np.bool_)), 2: (champion + seldom, np.ones(5, np.bool_))}
+    assert contenders(known, champion, ("a", "b", "c", "d", "e")) == (1,)
+    assert contenders(known, champion, ("a", "a", "a", "d", "e")) == (2,)
+    unseen = np.zeros(5, np.bool_)
+    assert contenders({1: known[1], 2: (known[2][0], unseen)}, champion, ("a", "a", "a", "d", "e")) == (1,)
 
 
 def test_a_decision_by_hand_starts_the_line_of_anchors_anew(services: Services, judge) -> None:

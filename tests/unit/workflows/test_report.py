@@ -129,7 +129,7 @@ def test_the_page_shows_the_figures_of_the_report() -> None:
     assert "<span>Champion, Dice 0.900</span><span>Challenger, Dice 0.870</span>" in html
     assert "slice 31 of 64" in html
     assert "Of 17 calibration cases, drawn at random out of 500, which no training learns from." in html
-    spleen = "spleenagainst version 7, the best so far in this label"
+    spleen = "spleenagainst version 7, the best before the champion in this label"
     assert [spleen, "13", "0.930", "0.920", "-0.010", "-0.018", "-0.002", ""] in page.rows
     assert ["mean on the newest cases", "5", "0.900", "0.910", "+0.010", "-0.010", "+0.030", ""] in page.rows
     assert ["calibration error", "0.051 against 0.030", "0.02 more", "not kept"] in page.rows

@@ -17,7 +17,7 @@ from lib.registry.versions import ModelVersion
 from lib.taskfile import Task
 from lib.workflows.casecache import CaseCache
 from lib.workflows.collect import PromotionCases
-from lib.workflows.paired import FloatArray, present_means, right_where_empty
+from lib.workflows.paired import FloatArray, by_patient, present_means, right_where_empty
 from lib.workflows.promotion import PROMOTED
 from lib.workflows.services import Services
 
@@ -53,7 +53,7 @@ def keep_figures(services: Services, task: Task, model: ModelVersion, cases: Pro
 def served_figures(
     services: Services, task: Task, champion: FloatArray, cases: PromotionCases, measure: Measure
 ) -> dict[int, FloatArray]:
-    """Dice (n_cases, n_labels) by version of those that served before the champion and had a label best.
+    """Dice (n_cases, n_labels) by version of those that had a label best of all that served before the champion.
 
     Which ones these are is told by the figures that were kept; on cases that came since, they are measured. A version
     without any kept figure on these cases is no anchor.
@@ -68,20 +68,29 @@ def served_figures(
     models = {model.version: model for model in _there(services, task)}
     kept = services.ledger.figures.of([model.folder.name for model in models.values()])
     known = {version: _known(kept[model.folder.name], cases, task) for version, model in models.items()}
-    best = contenders(known, champion)
+    best = contenders(known, champion, patients_of(services, cases))
     found = {version: _completed(services, task, models[version], known[version], cases, measure) for version in best}
     return {version: dice for version, dice in found.items() if dice is not None}
 
 
-def contenders(known: Mapping[int, Known], champion: FloatArray) -> tuple[int, ...]:
-    """The versions that lead the champion by more than any other one in a label, on the cases where they are known."""
-    lead: dict[int, tuple[float, int]] = {}
+def patients_of(services: Services, cases: PromotionCases) -> tuple[str, ...]:
+    """The patient of each case."""
+    return tuple(services.ledger.series.get(row.series_uid).patient for row in cases.rows)
+
+
+def contenders(known: Mapping[int, Known], champion: FloatArray, patients: tuple[str, ...]) -> tuple[int, ...]:
+    """The versions that have a label best, held against the champion on the cases where they are known.
+
+    As at the gate, a patient counts once, however many cases there are of it.
+    """
+    best: dict[int, tuple[float, int]] = {}
     for version, (dice, there) in sorted(known.items()):
         ahead = right_where_empty(dice, champion)[there] - right_where_empty(champion, dice)[there]
-        for column, value in enumerate(present_means(ahead)):
-            if value > max(0.0, lead.get(column, (0.0, 0))[0]):
-                lead[column] = float(value), version
-    return tuple(sorted({version for _, version in lead.values()}))
+        by_column = present_means(by_patient(ahead, tuple(np.array(patients)[there])))
+        for column, value in enumerate(by_column):
+            if value > best.get(column, (-np.inf, 0))[0]:
+                best[column] = float(value), version
+    return tuple(sorted({version for _, version in best.values()}))
 
 
 def _there(services: Services, task: Task) -> list[ModelVersion]:

@@ -101,17 +101,20 @@ def label_intervals(of: Comparison, floor: float, alpha: float, resamples: int, 
 def anchor_intervals(of: Comparison, floor: float, alpha: float, resamples: int, seed: int) -> tuple[Interval, ...]:
     """The difference of each label from the version that had it best of all that served before the champion.
 
-    Only labels in which such a version is better than the champion, as measured. What the challenger lacks most is
-    what it lacks to the best, so this one test stands for those against all of them.
+    Also where the champion was measured to be better still: the same few patients tell that, and a test that a lucky
+    champion spares the challenger errs more often than alpha. What the challenger lacks most is what it lacks to the
+    best, so this one test stands for those against all of them.
     """
-    versions = (None, *sorted(of.served))
-    pairs = [of.paired(None if version is None else of.served[version]) for version in versions]
+    versions = tuple(sorted(of.served))
+    if not versions:
+        return ()
+    pairs = [of.paired(of.served[version]) for version in versions]
     gains = np.array([present_means(after - before) for before, after in pairs])  # (n_versions, n_labels)
     best = np.where(np.isnan(gains), np.inf, gains).argmin(axis=0)
     columns = range(len(of.labels))
     before, after = (np.stack([pairs[best[c]][side][:, c] for c in columns], axis=1) for side in (0, 1))
     found = _intervals(of.labels, (before, after), floor, alpha, (resamples, seed))
-    return tuple(replace(found[c], against=versions[best[c]]) for c in columns if best[c])
+    return tuple(replace(found[c], against=versions[best[c]]) for c in columns if found[c].patients)
 
 
 def mean_interval(of: Comparison, name: str, alpha: float, resamples: int, seed: int) -> Interval:

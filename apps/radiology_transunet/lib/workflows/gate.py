@@ -5,8 +5,9 @@ It promotes only what has shown three things on the promotion patients, by boots
 - no label is worse than the champion's by more than the margin. All labels have to show it (an intersection-union test,
   Berger 1982), so each is tested at the full error rate alpha and the whole errs with at most alpha: no correction is
   needed.
-- no label is worse by more than the margin than that of any version that served before: one more part of the same
-  intersection. Each step may lose a little in a label; without this anchor the losses of many steps would add up.
+- no label is worse by more than the margin than that of the version which had it best of those that served before: one
+  more part of the same intersection. Each step may lose a little in a label; without this anchor the losses of many
+  steps would add up.
 - the mean over the common labels gains, or the mean on the newest cases does. One of both is enough (a union), so each
   is tested at alpha / 2 (Bonferroni) where there are enough newest patients; else the mean alone at alpha.
 
@@ -44,8 +45,7 @@ class Verdict:
         golden: by golden case, the largest loss of Dice of a label.
         margin: Dice that a label might lack.
         alpha: error rate of the whole verdict; the gains are bounded at half of it where `newest` is there.
-        anchored: differences from the best version that served before, in the labels where one was better than the
-            champion.
+        anchored: differences by label from the version that had it best of those that served before the champion.
     """
 
     promote: bool
@@ -250,7 +250,7 @@ def _reason(of: Comparison, doubts: tuple[str, ...], mean: Interval, newest: Int
 
 
 def _of_whom(label: Interval) -> str:
-    return "" if label.against is None else f" of version {label.against}, the best so far in this label"
+    return "" if label.against is None else f" of version {label.against}, the best before the champion in this label"
 
 
 def _in_words(interval: Interval) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 from lib.core.errors import InvalidInput, ManifestMismatch, NotFound
 from lib.registry.versions import ModelVersion
 from lib.taskfile import Task
-from lib.workflows.anchors import GATE, keep_figures, served_figures
+from lib.workflows.anchors import GATE, keep_figures, patients_of, served_figures
 from lib.workflows.casecache import CaseCache, LazyCases
 from lib.workflows.casefigures import common_mean_dice, mean_calibration_error
 from lib.workflows.collect import CalibrationCases, PromotionCases
@@ -124,7 +124,7 @@ def compare(
     cases: PromotionCases,
     tell: Tell,
 ) -> Comparison:
-    """Both models on the promotion cases, and those that served before and had a label best.
+    """Both models on the promotion cases, and of those that served before the ones that had a label best.
 
     Args:
         services: the rooms.
@@ -149,7 +149,7 @@ def compare(
         version=model.version,
         labels=names,
         common=task.common_labels,
-        patients=tuple(services.ledger.series.get(row.series_uid).patient for row in cases.rows),
+        patients=patients_of(services, cases),
         champion=before,
         challenger=_dice(challenger, names),
         newest=np.array([row.created_at > model.created_at for row in cases.rows], dtype=np.bool_),

@@ -82,7 +82,7 @@ class MorningReport:
         promoted: whether the challenger serves now.
         reason: the gate's, in words.
         labels: differences by label, challenger minus champion, with one-sided bounds.
-        anchored: differences from the best version that served before, where one was better than the champion.
+        anchored: differences by label from the version that had it best of those that served before the champion.
         mean: of the common labels.
         newest: the same on the cases that came after the champion; None where they are too few.
         conditions: what the gate asks for besides.
