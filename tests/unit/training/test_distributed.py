@@ -104,17 +104,42 @@ def test_processes_with_other_cases_are_refused(monkeypatch: pytest.MonkeyPatch)
         answering(monkeypatch, "abd").require_same("abc")
 
 
-def test_nobody_is_told_of_an_end_within_a_step_or_of_a_lost_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobody_is_told_of_an_end_within_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[object] = []
     monkeypatch.setattr(distributed.dist, "all_gather_object", lambda found, value: said.append(value))
     group = Group(1, 2)
-    group.tell_end(ProcessLost("gone"))
     with pytest.raises(ValueError, match="inside"), group.step():
         raise ValueError("inside")
     group.tell_end(ValueError("inside"))
     assert said == []
     Group(1, 2).tell_end(ValueError("outside"))
     assert said == [distributed._End(1, "ValueError")]
+
+
+def test_nobody_is_told_of_an_end_once_one_was_heard_of_or_a_process_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[object] = []
+
+    def gather(found: list[object], value: object) -> None:
+        calls.append(value)
+        found[:] = [value, distributed._End(1, "KeyboardInterrupt")]
+
+    monkeypatch.setattr(distributed.dist, "all_gather_object", gather)
+    group = Group(0, 2)
+    with pytest.raises(ProcessLost, match="KeyboardInterrupt") as heard:
+        group.exchange(7)
+    group.tell_end(heard.value)
+    assert calls == [7]
+
+    def broken(found: list[object], value: object) -> None:
+        calls.append(value)
+        raise RuntimeError("Connection closed by peer")
+
+    monkeypatch.setattr(distributed.dist, "all_gather_object", broken)
+    group = Group(0, 2)
+    with pytest.raises(ProcessLost, match="cannot be reached") as lost:
+        group.exchange(8)
+    group.tell_end(lost.value)
+    assert calls == [7, 8]
 
 
 def test_a_connection_that_closes_is_a_lost_process() -> None:

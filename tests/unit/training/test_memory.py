@@ -169,6 +169,25 @@ def test_a_failed_allocation_names_network_and_pictures_and_what_to_lower(error:
     assert caught.value.__cause__ is error
 
 
+@pytest.mark.parametrize(
+    ("batch", "accumulate", "processes", "words"),
+    [
+        (24, 1, 2, "not 12 at a time in each of 2 processes"),
+        (6, 4, 2, "not 6 at a time in each of 2 processes"),
+        (4, 1, 4, "not even one at a time"),
+    ],
+)
+def test_several_processes_do_not_speak_of_a_second_attempt(
+    batch: int, accumulate: int, processes: int, words: str
+) -> None:
+    config = FitConfig(batch_size=batch, accumulate=accumulate)
+    with (
+        pytest.raises(TrainingFailed, match=f"512 voxels, {words}, in the network"),
+        memory_explained(SLICES, config, WINDOW, processes),
+    ):
+        raise MemoryError
+
+
 def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
     calls: list[str] = []
 

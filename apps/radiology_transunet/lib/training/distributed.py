@@ -7,8 +7,8 @@ process to rounding, and a run may go on with another number of processes. Only 
 own, as each part of accumulated batches does.
 
 The process of rank 0 leads: it alone reports, keeps the time and writes checkpoints. Between two steps the processes
-meet in `exchange`; one that fails there tells the others why. One that dies within a step closes its connections, which
-ends the others with `ProcessLost`.
+meet in `exchange`; one that fails there tells the others why. One that fails within a step, or dies, closes its
+connections, which ends the others with `ProcessLost`.
 """
 
 import os
@@ -66,7 +66,7 @@ class Group:
         self.rank = rank
         self.size = size
         self.local_rank = local_rank
-        self._within_step = False
+        self._within = False
 
     @property
     def leads(self) -> bool:
@@ -120,10 +120,10 @@ class Group:
 
     @contextmanager
     def step(self) -> Iterator[None]:
-        """Around a step, in the middle of which nobody can be told of an end."""
-        self._within_step = True
+        """Around what all do together, in the middle of which nobody can be told of an end, nor after its failure."""
+        self._within = True
         yield
-        self._within_step = False
+        self._within = False
 
     def exchange(self, value: T) -> list[T]:
         """The values of all processes by rank; to be called by all of them, with small values.
@@ -135,11 +135,12 @@ class Group:
         if self.size == 1:
             return [value]
         found: list[Any] = [None] * self.size
-        with collectives.loss_explained():
-            dist.all_gather_object(found, value)
-        for said in found:
-            if isinstance(said, _End):
-                raise said.raised()
+        with self.step():
+            with collectives.loss_explained():
+                dist.all_gather_object(found, value)
+            for said in found:
+                if isinstance(said, _End):
+                    raise said.raised()
         return found
 
     def from_leader(self, make: Callable[[], T]) -> T:
@@ -148,7 +149,7 @@ class Group:
             return make()
         made = [make() if self.leads else None]
         self.exchange(None)  # an end is heard of here
-        with collectives.loss_explained():
+        with self.step(), collectives.loss_explained():
             dist.broadcast_object_list(made, src=0)
         return made[0]  # type: ignore[return-value]
 
@@ -175,8 +176,8 @@ class Group:
         return [found[number % self.size][number // self.size] for number in range(count)]
 
     def tell_end(self, error: BaseException) -> None:
-        """Let the others end too; within a step the end of this process does that."""
-        if self.size == 1 or self._within_step or isinstance(error, ProcessLost):
+        """Let the others end too; in the middle of a step the end of this process does that."""
+        if self.size == 1 or self._within:
             return
         why = error if isinstance(error, LabelError) else type(error).__name__
         with suppress(Exception):

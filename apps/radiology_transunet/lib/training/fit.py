@@ -150,7 +150,7 @@ def fit(
     judges = validation if config.keep == "best" else ()
     key = _key(network_config, preprocess_config, config, predict, data, start, judges)
     folder.mkdir(parents=True, exist_ok=True)
-    group.require_same(key)
+    group.require_same(f"{key} {len(validation)}")
     keeper = Keeper(folder, key, config.checkpoint_every, config.checkpoint_minutes * 60, group)
     budget = _budget(config, keeper.find(), monotonic() - started)
 
@@ -163,7 +163,7 @@ def fit(
         _train(run, data, judging, budget, keeper, report)
         return _result(run, judging, budget, report)
 
-    with torch.random.fork_rng(devices=[]), memory_explained(network_config, config, data.window):
+    with torch.random.fork_rng(devices=[]), memory_explained(network_config, config, data.window, group.size):
         return twice(attempt) if group.size == 1 else attempt("")  # others would wait for a second one in vain
 
 

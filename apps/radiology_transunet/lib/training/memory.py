@@ -36,13 +36,16 @@ def twice(attempt: Callable[[str], T]) -> T:
 
 
 @contextmanager
-def memory_explained(network: NetworkConfig, config: FitConfig, window: Sequence[int]) -> Iterator[None]:
+def memory_explained(
+    network: NetworkConfig, config: FitConfig, window: Sequence[int], processes: int = 1
+) -> Iterator[None]:
     """Turn a failed allocation inside into a message that says what to lower.
 
     Args:
         network: which one.
         config: of the run.
         window: (slices, rows, columns) of a picture.
+        processes: that share the step; several do not halve.
 
     Raises:
         TrainingFailed: in place of what torch or numpy raised.
@@ -52,14 +55,23 @@ def memory_explained(network: NetworkConfig, config: FitConfig, window: Sequence
     except MEMORY_ERRORS as error:
         if not is_out_of_memory(error):
             raise
-        count = config.batch_size
-        tried = "not even one at a time" if count == 1 else f"neither {count} at a time nor {half(count)}"
+        tried = _tried(config, processes)
         raise TrainingFailed(
             f"no memory for pictures of {' x '.join(map(str, window))} voxels, {tried}, in the network {network.kind} "
             f"of size {network.size} ({first_line(error)}); lower training.batch_size and raise training.accumulate "
             f"instead, lower network.patch (of a network of patches) or training.crop (of one of slices), choose a "
             f"smaller network.size, or end what else uses the device"
         ) from error
+
+
+def _tried(config: FitConfig, processes: int) -> str:
+    """How many pictures at a time had no memory, in words."""
+    count = min(config.batch_size, config.batch_size * config.accumulate // processes)
+    if count == 1:
+        return "not even one at a time"
+    if processes > 1:
+        return f"not {count} at a time in each of {processes} processes"
+    return f"neither {count} at a time nor {half(count)}"
 
 
 def first_line(error: BaseException) -> str:
