@@ -10,6 +10,7 @@ import pytest
 from lib.core.geometry import Geometry
 from lib.core.labels import Code, Label, LabelSchema
 from lib.core.values import LabelEvidence, Mask, Prediction
+from lib.inference.quality import NOT_PREDICTED, UNFAMILIAR, EstimatedDice
 from lib.ledger.rows import JobRow
 from lib.server import replies
 
@@ -60,6 +61,23 @@ def test_each_quantity_and_the_evidence_of_each_label_are_told() -> None:
     evidence = params["evidence"]["spleen"]
     assert (evidence["volume_ml"], evidence["mean_probability"], evidence["components"]) == (0.003, 0.75, 1)
     assert evidence["samples_dice"] is None
+
+
+def test_an_estimate_has_numbers_only_where_they_can_be_trusted() -> None:
+    nan = float("nan")
+    estimates = {
+        "liver": EstimatedDice(nan, nan, nan, True, NOT_PREDICTED),
+        "spleen": EstimatedDice(0.9126, 0.85, 0.95, True),
+        "aorta": EstimatedDice(0.7, 0.1, 0.9, False, UNFAMILIAR),
+    }
+    params = json.loads(json.dumps(replies.infer_params(prediction(), 3, 0.0, estimates), allow_nan=False))
+    unknown = {"value": None, "low": None, "high": None}
+    assert params["estimated_dice"] == {
+        "liver": {**unknown, "is_familiar": True, "reason": NOT_PREDICTED},
+        "spleen": {"value": 0.913, "low": 0.85, "high": 0.95, "is_familiar": True, "reason": ""},
+        "aorta": {**unknown, "is_familiar": False, "reason": UNFAMILIAR},
+    }
+    assert replies.infer_params(prediction(), 3, 0.0)["estimated_dice"] == {}
 
 
 @pytest.mark.filterwarnings("ignore:'cgi' is deprecated:DeprecationWarning")

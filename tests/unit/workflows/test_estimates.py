@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from math import isnan
+from math import isnan, nan
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +13,19 @@ from lib.core.geometry import Geometry
 from lib.core.values import LabelEvidence, Mask, Prediction, Volume
 from lib.inference.config import ONE_ANSWER, UncertaintyConfig
 from lib.inference.model import Manifest, build_network, save_model
-from lib.inference.quality import QUALITY, load_quality
+from lib.inference.quality import QUALITY, EstimatedDice, load_quality
 from lib.training.data import Case, Coverage
 from lib.workflows import models
-from lib.workflows.estimates import COPIES, Qualities, annotated_volumes, known_case, origin_of, refit_quality, worse
+from lib.workflows.estimates import (
+    COPIES,
+    Qualities,
+    annotated_volumes,
+    described,
+    known_case,
+    origin_of,
+    refit_quality,
+    worse,
+)
 from lib.workflows.heartbeat import Stopped
 from lib.workflows.models import ChampionCache
 from lib.workflows.services import Services
@@ -174,3 +183,27 @@ def test_volumes_are_of_wholly_annotated_cases(cases: Sequence[Case]) -> None:
         "ball": [pytest.approx(2.0)],
         "cube": [0.0],
     }
+
+
+SURE = EstimatedDice(0.912, 0.85, 0.951, True)
+
+
+@pytest.mark.parametrize(
+    ("estimates", "text"),
+    [
+        ({}, "Draft t v3"),
+        ({"a": EstimatedDice(nan, nan, nan, True, "not predicted")}, "Draft t v3"),
+        ({"a": SURE, "b": EstimatedDice(0.78, 0.7, 0.852, True)}, "Draft t v3, lowest Dice 0.78 (0.70-0.85)"),
+        ({"a": SURE, "b": EstimatedDice(0.78, nan, nan, True, "no interval")}, "Draft t v3, lowest Dice 0.78"),
+        ({"a": EstimatedDice(0.2, 0, 1, False), "b": SURE}, "Draft t v3, Dice unknown: unfamiliar"),
+    ],
+)
+def test_a_description_tells_the_least_estimate(estimates: dict[str, EstimatedDice], text: str) -> None:
+    assert described("Draft t v3", estimates, 64) == text
+
+
+@pytest.mark.parametrize(
+    ("room", "end"), [(40, ", lowest Dice 0.91 (0.85-0.95)"), (39, ", lowest Dice 0.91"), (27, "")]
+)
+def test_a_description_loses_what_there_is_no_room_for(room: int, end: str) -> None:
+    assert described("Draft t v3", {"a": SURE}, room) == f"Draft t v3{end}"

@@ -1,14 +1,18 @@
 """A draft and the map of its uncertainty travel together."""
 
+import io
 from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from pydicom import dcmread
 
 from lib.core.values import Mask, Prediction, Volume
 from lib.dicom.orthanc import SeriesHeader
 from lib.dicom.pmap import read_pmap
+from lib.inference.quality import EstimatedDice
+from lib.workflows import presegment as presegment_module
 from lib.workflows.arrivals import take_in_header
 from lib.workflows.presegment import deliver_outbox, load_series, presegment
 from lib.workflows.services import Services
@@ -22,6 +26,9 @@ class Guess:
 
     def predictor(self, _: str) -> tuple["Guess", int]:
         return self, self.version
+
+    def estimates(self, _: str, version: int, prediction: Prediction) -> dict[str, EstimatedDice]:
+        return {name: EstimatedDice(0.9, 0.8, 0.95, True) for name in self.schema.names}
 
     def predict(self, volume: Volume, report: object = None) -> Prediction:
         mask, nats = np.zeros(volume.array.shape, np.uint8), np.zeros(volume.array.shape, np.float16)
@@ -146,3 +153,14 @@ def test_a_map_that_arrives_in_the_archive_is_no_series_to_draft(
     else:
         pytest.fail("no map arrived")
     assert {row.series_uid for row in services.ledger.series.list()} == known
+
+
+def test_the_description_of_a_draft_tells_its_least_estimate(
+    services: Services, add_series: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(presegment_module, "described", lambda text, told, room: f"{told['ball'].value} within {room}")
+    uid = add_series("p1")
+    draft(services, uid)
+    (row,) = services.ledger.outbox.pending(1)
+    assert row.payload is not None
+    assert dcmread(io.BytesIO(row.payload)).SeriesDescription == "0.9 within 64"

@@ -5,12 +5,14 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from fastapi import Response
 
 from lib.core.values import Mask, Prediction
+from lib.inference.quality import EstimatedDice
 from lib.ledger.rows import JobRow
 
 OCTETS = "application/octet-stream"
@@ -21,6 +23,7 @@ JOB_STATES: Mapping[str, str] = {
     "failed": "ERROR",
     "cancelled": "STOPPED",
 }
+NO_ESTIMATES: Mapping[str, EstimatedDice] = MappingProxyType({})
 STAGES: Mapping[str, str] = {"preprocess": "pre", "network": "infer", "restore": "invert", "scores": "post"}
 
 
@@ -42,11 +45,17 @@ def multipart(params: Mapping[str, Any], content: bytes, name: str) -> Response:
     return Response(body, media_type=f"multipart/form-data; boundary={boundary}")
 
 
-def infer_params(prediction: Prediction, model_version: int, write_s: float) -> dict[str, Any]:
+def infer_params(
+    prediction: Prediction,
+    model_version: int,
+    write_s: float,
+    estimates: Mapping[str, EstimatedDice] = NO_ESTIMATES,
+) -> dict[str, Any]:
     """Result fields of an inference.
 
     `label_names` holds the labels that occur: 3D Slicer names the values of a label map by their order. Scores and
-    evidence are told of every label of the task; null stands for what is not defined.
+    evidence are told of every label of the task; null stands for what is not defined. Estimates of the Dice are told of
+    models that have them, numbers only where the model knows such images.
     """
     latencies = {STAGES.get(stage, stage): round(s, 3) for stage, s in prediction.latencies_s.items()}
     total = round(sum(prediction.latencies_s.values()) + write_s, 3)
@@ -57,6 +66,7 @@ def infer_params(prediction: Prediction, model_version: int, write_s: float) -> 
         "scores": _finite_all(prediction.scores),
         "quantities": {quantity: _finite_all(scores) for quantity, scores in prediction.quantities.items()},
         "evidence": {name: _finite_all(asdict(found)) for name, found in prediction.evidence.items()},
+        "estimated_dice": {name: estimate.told() for name, estimate in estimates.items()},
         "voxels": prediction.mask.voxels(),
         "model_version": model_version,
     }

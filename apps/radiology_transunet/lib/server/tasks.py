@@ -57,7 +57,8 @@ class Segmentation(InferTask):
         handle, path = tempfile.mkstemp(suffix=extension)
         os.close(handle)
         write_labels(made.prediction.mask.array, made.prediction.geometry, Path(path))
-        return path, replies.infer_params(made.prediction, made.model_version, time.perf_counter() - started)
+        spent_s = time.perf_counter() - started
+        return path, replies.infer_params(made.prediction, made.model_version, spent_s, made.estimates)
 
 
 class Retraining(TrainTask):

@@ -8,6 +8,7 @@ addition to the version's folder, written whole; while there is none, there are 
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -139,6 +140,24 @@ def annotated_volumes(cases: "Sequence[Case]") -> dict[str, list[float]]:
             for name, voxels in case.mask.voxels().items():
                 found.setdefault(name, []).append(voxels * ml)
     return found
+
+
+def described(text: str, estimates: "Mapping[str, EstimatedDice]", room: int) -> str:
+    """A description that ends with the least estimate of a label, as far as there is room for it.
+
+    Args:
+        text: what it begins with.
+        estimates: by label; those of labels that are predicted nowhere count for nothing.
+        room: characters in all.
+    """
+    told = [one for one in estimates.values() if isfinite(one.value)]
+    if not told:
+        return text
+    least = min(told, key=lambda one: (one.is_familiar, one.value))
+    endings = [f"lowest Dice {least.value:.2f}"] if least.is_familiar else ["Dice unknown: unfamiliar"]
+    if least.is_familiar and isfinite(least.low):
+        endings.insert(0, f"{endings[0]} ({least.low:.2f}-{least.high:.2f})")
+    return next((whole for end in endings if len(whole := f"{text}, {end}") <= room), text)
 
 
 def origin_of(folder: Path, uncertainty: "UncertaintyConfig") -> str:

@@ -90,6 +90,10 @@ class ChampionCache:
             return {}
         return self._qualities.estimates(serving.model, prediction)
 
+    def calibrated_on(self, model: ModelVersion) -> int | None:
+        """How many patients the intervals of a version's estimates rest on; None where it has no estimates."""
+        return self._qualities.patients(model)
+
     def warm(self) -> None:
         """Load every champion, for example in the background at start; what cannot be loaded is logged."""
         for name in self._slots:

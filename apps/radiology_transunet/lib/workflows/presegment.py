@@ -6,23 +6,28 @@ rows, so that a delivery that is repeated after a crash stores nothing twice. A 
 """
 
 import logging
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from lib.core.errors import ArchiveUnavailable, Conflict, InconsistentSeries, LabelError, ManifestMismatch, NotFound
 from lib.core.values import LabelEvidence, Mask, Prediction
 from lib.dicom.files import encode
 from lib.dicom.pmap import QUANTITIES, write_pmap
-from lib.dicom.seg import SegOrigin, write_seg
+from lib.dicom.seg import MAX_TEXT, SegOrigin, write_seg
 from lib.dicom.series import SourceSeries, assemble
 from lib.dicom.writer import new_uid
 from lib.ledger.rows import Companion, JobRow, NewDraft, OutboxRow
 from lib.taskfile import Task
+from lib.workflows.estimates import described
 from lib.workflows.jobs import DRAFT, draft_key
 from lib.workflows.models import ChampionCache, require_champion
 from lib.workflows.pauses import draft_pause
 from lib.workflows.services import Services
+
+if TYPE_CHECKING:
+    from lib.inference.quality import EstimatedDice
 
 logger = logging.getLogger(__name__)
 
@@ -43,11 +48,13 @@ class SeriesPrediction:
         prediction: on the series' own grid.
         source: the series.
         model_version: the version that predicted.
+        estimates: the estimated Dice of each label; empty where the version has none.
     """
 
     prediction: Prediction
     source: SourceSeries
     model_version: int
+    estimates: "Mapping[str, EstimatedDice]" = field(default_factory=dict)
 
 
 def load_series(services: Services, series_uid: str) -> SourceSeries:
@@ -115,7 +122,7 @@ def presegment(
         author=MODEL_AUTHOR,
         algorithm_name=f"TransUNet {task.name}",
         algorithm_version=str(made.model_version),
-        description=f"Draft {task.name} v{made.model_version}",
+        description=described(f"Draft {task.name} v{made.model_version}", made.estimates, MAX_TEXT),
     )
     payload = seg_file(mask, made.source, origin, sop_uid, seg_series_uid)
     maps = _maps(services, made, replace(origin, description=f"Uncertainty {task.name} v{made.model_version}"))
@@ -136,7 +143,8 @@ def _values(prediction: Prediction) -> dict[str, dict[str, float]]:
 def _predict(champions: ChampionCache, task: Task, source: SourceSeries, report: Report | None) -> SeriesPrediction:
     _require_suitable(source, task)
     predictor, version = champions.predictor(task.name)
-    return SeriesPrediction(predictor.predict(source.volume, report), source, version)
+    prediction = predictor.predict(source.volume, report)
+    return SeriesPrediction(prediction, source, version, champions.estimates(task.name, version, prediction))
 
 
 def _load_or_mark(services: Services, series_uid: str) -> SourceSeries:

@@ -1,8 +1,9 @@
 """Inference on a series, an upload or a session; nothing is recorded."""
 
 import time
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from fastapi import APIRouter, File, Form, Response, UploadFile
 from fastapi.responses import JSONResponse
@@ -11,6 +12,7 @@ from lib.core.errors import InvalidInput, NotFound
 from lib.core.values import Mask, Prediction
 from lib.dicom.seg import SegOrigin
 from lib.dicom.writer import new_uid
+from lib.inference.quality import EstimatedDice
 from lib.server import replies
 from lib.server.context import Context, Ctx
 from lib.server.images import kept_upload, parameters, scratch_folder, series_uid
@@ -21,6 +23,14 @@ from lib.workflows.presegment import MODEL_AUTHOR, predict_series, seg_file
 router = APIRouter(prefix="/infer")
 
 DEFAULT_EXTENSION = ".nii.gz"
+
+
+class Answered(NamedTuple):
+    """A prediction, the version that made it, and the estimated Dice of its labels."""
+
+    prediction: Prediction
+    model_version: int
+    estimates: Mapping[str, EstimatedDice]
 
 
 class Output(StrEnum):
@@ -55,10 +65,8 @@ async def infer(
     return await context.heavy.run(_reply, context, task, made, output, extension)
 
 
-def _predict(
-    context: Context, task: Task, image: str, session_id: str, file: UploadFile | None
-) -> tuple[Prediction, int]:
-    """Prediction and model version of whatever names the image: the file, the session, the series."""
+def _predict(context: Context, task: Task, image: str, session_id: str, file: UploadFile | None) -> Answered:
+    """What the champion says of whatever names the image: the file, the session, the series."""
     if file is not None:
         with kept_upload(file, context.uploads) as path:
             volume = read_volume(path, task.modalities[0])
@@ -66,18 +74,19 @@ def _predict(
         volume = read_volume(context.sessions.get(session_id).image, task.modalities[0])
     elif image:
         found = predict_series(context.services, context.champions, task, series_uid(image))
-        return found.prediction, found.model_version
+        return Answered(found.prediction, found.model_version, found.estimates)
     else:
         raise InvalidInput("name an image: ?image=SeriesInstanceUID, ?session_id=, or an upload in the form field file")
     predictor, version = context.champions.predictor(task.name)
-    return predictor.predict(volume), version
+    prediction = predictor.predict(volume)
+    return Answered(prediction, version, context.champions.estimates(task.name, version, prediction))
 
 
-def _reply(context: Context, task: Task, made: tuple[Prediction, int], output: Output, extension: str) -> Response:
-    prediction, version = made
+def _reply(context: Context, task: Task, made: Answered, output: Output, extension: str) -> Response:
+    prediction, version, estimates = made
     started = time.perf_counter()
     content = b"" if output is Output.JSON else _label_file(context, prediction.mask, extension)
-    params = replies.infer_params(prediction, version, time.perf_counter() - started)
+    params = replies.infer_params(prediction, version, time.perf_counter() - started, estimates)
     name = f"{task.name}_v{version}{extension}"
     if output is Output.JSON:
         return JSONResponse(params)

@@ -32,6 +32,7 @@ def app_info(context: Context) -> dict[str, Any]:
         "train_stats": {task.name: describe.train_stats(services, task) for task in services.tasks.values()},
         "datastore": describe.datastore_status(services),
         "champions": {
-            task.name: describe.champion(services, task, context.warm.is_set()) for task in services.tasks.values()
+            task.name: describe.champion(services, task, context.warm.is_set(), context.champions)
+            for task in services.tasks.values()
         },
     }
