@@ -70,6 +70,39 @@ def test_what_was_handed_out_before_lanes_came_has_the_lane_of_its_strategy(empt
     database.close()
 
 
+def test_on_the_way_back_a_held_label_gives_way_to_the_one_that_waits_and_else_waits_itself(empty_url: str) -> None:
+    database = at_version(empty_url, "0003")
+    made = {"created_at": START}
+    texts = dict.fromkeys(("reason", "description", "institution", "manufacturer", "date"), "")
+    size = {"instances": 3, "frame_of_reference_uid": "f", "findings": [], "updated_at": START}
+    who = {"task": TASK, "origin": "human", "author": "anna", "voxels": {}, "nothing_found": False, "reason": ""}
+    with database.write() as connection:
+        insert(connection, "patients", patient="p", split="pool", reason="", **made)
+        for uid in ("1.1", "1.2", "1.3"):
+            row = {"series_uid": uid, "study_uid": "1", "patient": "p", "status": "ready", "modality": "CT"}
+            insert(connection, "series", **row, **size, **texts, **made)
+        labels = [("1.1", "submitted", ""), ("1.1", "submitted", "why"), ("1.2", "submitted", "why")]
+        for uid, status, why in (*labels, ("1.3", "accepted", ""), ("1.3", "submitted", "why")):
+            row = {"series_uid": uid, "status": status, "held_reason": why, "made_at": START}
+            insert(connection, "annotations", **row, **who, **made)
+    with database.write() as connection:
+        config = Config()
+        config.set_main_option("script_location", str(schema.MIGRATIONS))
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0002")
+    with database.read() as connection:
+        states = connection.execute(sa.text("SELECT series_uid, status FROM annotations ORDER BY id")).all()
+    assert [tuple(state) for state in states] == [
+        ("1.1", "submitted"),
+        ("1.1", "superseded"),
+        ("1.2", "submitted"),
+        ("1.3", "accepted"),
+        ("1.3", "submitted"),
+    ]
+    schema.upgrade(database)
+    database.close()
+
+
 def test_drafts_from_before_all_quantities_were_kept_have_the_entropy_alone(empty_url: str) -> None:
     database = at_version(empty_url, "0004")
     with database.write() as connection:

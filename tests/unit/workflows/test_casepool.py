@@ -1,15 +1,21 @@
 """The ledger's rows as the pool that strategies rank; what is not known stays empty."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from lib.core.geometry import Geometry
+from lib.core.values import LabelEvidence, Mask, Prediction
+from lib.ledger.ledger import Ledger
 from lib.ledger.queuerows import Candidate, LabelledCase, LabelScores
+from lib.ledger.rows import NewDraft, NewSeries
 from lib.selection.strategies import STRATEGIES
 from lib.settings import load_settings
 from lib.taskfile import load_task
 from lib.workflows.casepool import pool_of
+from lib.workflows.presegment import _values
 
 TASK = load_task("phantom_ct")
 NAMES = TASK.schema.names
@@ -81,3 +87,29 @@ def test_drafts_of_two_models_are_ranked_and_old_ones_are_said_to_be(name: str) 
 def test_an_empty_pool_and_a_single_case_without_a_model_are_ranked(name: str) -> None:
     assert len(STRATEGIES[name](pool_of(TASK, []), 0, OPTIONS)) == 0
     assert STRATEGIES[name](pool_of(TASK, [case("a", None)]), 0, OPTIONS).order.tolist() == [0]
+
+
+def test_all_that_a_prediction_says_of_a_case_reaches_the_pool(tmp_path: Path) -> None:
+    grid = Geometry.from_spacing((2, 3, 4), (3.0, 1.0, 1.0))
+    evidence = LabelEvidence(30.0, 0.75, components=2, samples_dice=NAN)
+    prediction = Prediction(
+        Mask(np.zeros((2, 3, 4), np.uint8), grid, TASK.schema),
+        np.zeros((2, 3, 4), np.float16),
+        {"liver": 0.5},
+        np.ones(2, np.float32),
+        quantities={"entropy": {"liver": 0.5}, "margin": {"liver": 0.125}},
+        evidence={"liver": evidence},
+    )
+    ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db")
+    ledger.upgrade()
+    ledger.series.add(NewSeries("1.1", "9", "p", "pool", "CT"))
+    ledger.series.set_ready("1.1", (), "frame", None)
+    draft = NewDraft("1.1", TASK.name, "model", 7)
+    kept = {"scores": prediction.scores, "embedding": prediction.embedding, "values": _values(prediction)}
+    ledger.annotations.add_draft(draft, **kept)
+    pool, liver = pool_of(TASK, ledger.queue.candidates(TASK.name, with_vectors=True)), NAMES.index("liver")
+    assert (pool.quantities["entropy"][0, liver], pool.quantities["margin"][0, liver]) == (0.5, 0.125)
+    assert np.isnan(pool.quantities["bald"]).all()
+    assert (pool.volumes_ml[0, liver], pool.presence[0, liver]) == (30.0, 0.75)
+    assert (pool.embeddings.tolist(), pool.versions.tolist()) == ([[1.0, 1.0]], [7])
+    ledger.close()
