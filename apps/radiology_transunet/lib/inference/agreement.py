@@ -27,9 +27,9 @@ class Agreement:
             votes: (T, ...) uint8, the class that each sample takes.
             weights: (...) of the voxels: of overlapping patches they sum to 1 at each place; None = 1.
         """
-        flat = votes.flatten(1).long()  # (T, n)
+        flat = votes.flatten(1)  # (T, n)
         shown = (flat > 0).any(dim=0)
-        flat = flat[:, shown]  # background is most of an image
+        flat = flat[:, shown].long()  # background is most of an image, and stays at a byte a vote
         weighing = torch.ones(flat.shape[1], device=flat.device) if weights is None else weights.flatten()[shown]
         weighing = weighing.double()
         for sample, found in enumerate(flat):
