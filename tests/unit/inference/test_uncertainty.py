@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from lib.core.labels import LabelSchema
 from lib.inference.agreement import Agreement
 from lib.inference.evidence import LabelTally, histogram, top_mean
+from lib.inference.quality_features import FEATURES, features
 from lib.inference.uncertainty import as_float16, band, boundary, coin_entropy, entropy, margin
 
 SPACING_MM = (5.0, 1.0, 1.5)
@@ -154,3 +155,21 @@ def test_samples_that_differ_on_whether_a_label_occurs_make_it_worth_a_look(sche
     scores = tally.scores(agreement)
     assert scores["bald"] == {"liver": pytest.approx(log(2)), "spleen": 0.0, "aorta": 0.0}
     assert scores["disagreement"] == {"liver": 1.0, "spleen": 0.0, "aorta": 0.0}
+
+
+def test_samples_that_all_miss_a_label_that_is_drawn_disagree_with_it_wholly(schema: LabelSchema) -> None:
+    """Two samples, each torn between another label and the drawn one: their mean draws what neither of them shows."""
+    tally = LabelTally(schema, ("entropy",), (1, 2, 2), SPACING_MM)
+    drawn = np.array([[[1, 1], [0, 0]]], dtype=np.uint8)
+    entropies = {"entropy": np.ones((1, 2, 2), dtype=np.float16)}
+    tally.add(0, drawn, np.full((1, 2, 2), 0.4, np.float32), np.array([0.4, 0.3, 0.0], np.float32), entropies)
+    agreement = Agreement(classes=4, samples=2)
+    agreement.add(torch.tensor([[0, 0, 0, 0], [2, 2, 0, 0]], dtype=torch.uint8))
+    assert isnan(agreement.dice()[0])
+    assert tally.scores(agreement)["disagreement"] == {"liver": 1.0, "spleen": 1.0, "aorta": 0.0}
+    ids = np.where(drawn == 1, schema.ids[0], 0).astype(np.uint8)
+    evidence = tally.evidence(ids, agreement)
+    assert evidence["liver"].samples_dice == 0.0
+    assert isnan(evidence["aorta"].samples_dice)
+    assert features(evidence["liver"], None)[FEATURES.index("agreement")] < -6
+    assert isnan(tally.evidence(ids)["liver"].samples_dice)  # without samples nothing is known

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib.selection.cases import Labelled
+from lib.selection.classwise import classwise_quotas
 from lib.selection.pool import QUANTITIES, Pool
 from lib.selection.strategies import STRATEGIES
 from pools import NAN, OPTIONS, order_of, random_pool
@@ -107,6 +108,41 @@ def test_each_uncertainty_ranks_by_the_mean_of_its_own_table(quantity: str) -> N
     unit = " nats" if quantity in ("entropy", "bald") else ""
     assert f"0.450{unit} over 2 labels, highest in cyst (0.500)" in ranking.reasons[3]
     assert ranking.reasons[2].endswith("never scored: no model has seen it, or it found nothing")
+
+
+@pytest.mark.parametrize("quantity", QUANTITIES)
+def test_a_case_ranks_by_the_mean_over_the_labels_that_it_shows_however_many_others_are_absent(quantity: str) -> None:
+    """Labels that are sure to be absent have a small value, as the predictor tells it, which is no part of the mean."""
+    one, four = [0.6, 0.02, 0.02, 0.02], [0.6, 0.6, 0.6, 0.6]
+    pool = Pool.of(
+        ("one of four", "all four", "half", "may show two"),
+        ("liver", "spleen", "aorta", "cyst"),
+        quantities={quantity: [one, four, [0.3, 0.3, 0.01, 0.0], [0.6, 0.4, 0.02, 0.02]]},
+        volumes_ml=[[5, 0, 0, 0], [5, 5, 5, 5], [5, 5, 0, 0], [5, 0, 0, 0]],
+        presence=[[1, 0.003, 0.003, 0.003], [1, 1, 1, 1], [1, 1, 0.001, 0], [1, 0.3, 0.003, 0.003]],
+    )
+    ranking = STRATEGIES[quantity](pool, 0, OPTIONS)
+    np.testing.assert_allclose(ranking.scores, [0.6, 0.6, 0.3, 0.5])
+    assert "over 1 label, highest in liver (0.600)" in ranking.reasons[0]
+    assert order_of(ranking, pool)[2:] == ["may show two", "half"]
+
+
+def test_the_quota_of_plain_uncertainty_does_not_sink_cases_with_few_organs_either() -> None:
+    values = [[0.5, 0.0, 0.0], [0.4, 0.4, 0.4]]
+    shown = [[1.0, 0.0, 0.0], [1.0, 1.0, 1.0]]
+    pool = Pool.of("ab", ("liver", "spleen", "aorta"), quantities={"entropy": values}, volumes_ml=shown, presence=shown)
+    quota = classwise_quotas(pool, 0, OPTIONS)[0]
+    assert quota.order.tolist() == [0, 1]
+    np.testing.assert_allclose(quota.scores, [0.5, 0.4])
+
+
+def test_a_case_that_shows_nothing_comes_behind_those_that_show_something() -> None:
+    pool = Pool.of(
+        "ab", ("liver",), quantities={"entropy": [[0.3], [0.1]]}, volumes_ml=[[0], [1]], presence=[[0.05], [1]]
+    )
+    ranking = STRATEGIES["entropy"](pool, 0, OPTIONS)
+    assert order_of(ranking, pool) == ["b", "a"]
+    np.testing.assert_allclose(ranking.scores, [NAN, 0.1])
 
 
 def test_scores_of_an_older_model_are_used_and_called_so() -> None:

@@ -147,7 +147,8 @@ class LabelTally:
         Of a map ("entropy" and mutual information, "bald", in nats; "margin", in [0, 1]) the score is the mean of the
         highest tenth in a band: the voxels predicted as the label and those within `BAND_MM` of them in the same slice.
         Only slices that show the label count, so empty slices above and below change nothing (means over a whole volume
-        would fall with them). "disagreement" is 1 - the mean Dice of each two samples, in [0, 1].
+        would fall with them). "disagreement" is 1 - the mean Dice of each two samples, in [0, 1]; 1 of a label that is
+        drawn and that no sample shows, 0 of one that neither shows.
 
         A label that is predicted nowhere has no band. Its entropy is that of a coin with the largest probability that
         any voxel gave it: near 0 when the model is sure that it is absent, ln 2 when it almost appeared; its margin is
@@ -165,9 +166,14 @@ class LabelTally:
                 for number, label in enumerate(self._schema)
             }
         if agreement is not None:
-            dice = zip(self._schema, agreement.dice(), strict=True)
+            dice = zip(self._schema, self._dice(agreement), strict=True)
             found["disagreement"] = {label.name: 0.0 if isnan(value) else 1.0 - value for label, value in dice}
         return found
+
+    def _dice(self, agreement: Agreement) -> list[float]:
+        """How far samples agree on each label; NaN of one that nothing shows, 0 of one that is drawn nevertheless."""
+        each = zip(self._found, agreement.dice(), strict=True)
+        return [0.0 if found.voxels and isnan(dice) else dice for found, dice in each]
 
     def _score(self, quantity: str, number: int, shown: float) -> float:
         """Of one label, which a share `shown` of the samples shows."""
@@ -184,7 +190,7 @@ class LabelTally:
             mask: (S, R, C) label ids of the volume.
             agreement: of the samples; None without any.
         """
-        dice = [nan] * len(self._schema) if agreement is None else agreement.dice()
+        dice = [nan] * len(self._schema) if agreement is None else self._dice(agreement)
         known = zip(self._schema, self._found, self._largest, dice, strict=True)
         return {label.name: self._of(mask, label.id, found, float(most), value) for label, found, most, value in known}
 

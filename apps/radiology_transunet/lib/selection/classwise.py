@@ -18,7 +18,7 @@ def classwise_power(pool: Pool, seed: int, options: SelectionConfig) -> Ranking:
 
 def classwise_quotas(pool: Pool, seed: int, options: SelectionConfig) -> list[Quota]:
     """A quota of plain uncertainty and one for each label that any case has a value of; shares add up to 1."""
-    plain = by_quantity(pool, seed, options.quantity)
+    plain = by_quantity(pool, seed, options)
     scored = plain.order[np.isfinite(plain.scores[plain.order])]
     quotas = [Quota(f"plain {WORDS[options.quantity][0]}", 1.0, scored, plain.scores, plain.reasons.__getitem__)]
     values, hashes = label_uncertainty(pool, options.quantity), keys(pool.ids, seed)

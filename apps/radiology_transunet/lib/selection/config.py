@@ -68,7 +68,7 @@ class SelectionConfig:
         typical_neighbours: nearest cases of its cluster that say how typical a case is.
         rare_neighbours: nearest labelled cases that say how unlike them a case is.
         components: of the Gaussian mixture on the labelled embeddings.
-        presence_min: probability from which on a rare label counts as perhaps present.
+        presence_min: probability from which on a label that is not predicted counts as perhaps present.
         presence_share: share of `rare` that goes by presence of rare labels; the rest is unlike the labelled.
         cold_start: labelled cases below which the default strategy is `cold_strategy`.
         cold_strategy: what ranks then; foreground_random where there are no embeddings.

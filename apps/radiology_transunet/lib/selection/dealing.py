@@ -47,7 +47,7 @@ def deal(pool: Pool, seed: int, options: SelectionConfig, quotas: Sequence[Quota
     uncertainty, without quotas or caps. Places are counted from the number of labelled cases on, so that a
     list that is made anew after each label goes on where it was.
     """
-    behind = by_quantity(pool, seed, options.quantity)
+    behind = by_quantity(pool, seed, options)
     quotas = [quota for quota in quotas if quota.share > 0]
     whole = Quota("uncertainty", 0.0, behind.order, behind.scores, behind.reasons.__getitem__)
     places = place_quotas([quota.share for quota in quotas], len(pool.labelled), min(options.depth, len(pool)), seed)

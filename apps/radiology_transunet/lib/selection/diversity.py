@@ -80,7 +80,7 @@ def diverse(pool: Pool, seed: int, options: SelectionConfig) -> Ranking:
 
 def hybrid(pool: Pool, seed: int, options: SelectionConfig) -> Ranking:
     """The most uncertain share of the scored cases spread over the embeddings, then by uncertainty."""
-    behind, space = by_quantity(pool, seed, options.quantity), Comparable.of(pool)
+    behind, space = by_quantity(pool, seed, options), Comparable.of(pool)
     top = behind.order[: math.ceil(options.hybrid_share * int(np.isfinite(behind.scores).sum()))]
     return _spread_ranking(pool, space, np.flatnonzero(np.isin(space.cases, top)), seed, options)
 
@@ -94,7 +94,7 @@ def diverse_quota(pool: Pool, seed: int, options: SelectionConfig) -> Quota:
 
 def _spread_ranking(pool: Pool, space: Comparable, among: IntArray, seed: int, options: SelectionConfig) -> Ranking:
     """The cases `among`, indices into the space, spread as far as `depth`; all others behind them by uncertainty."""
-    behind, cases = by_quantity(pool, seed, options.quantity), space.cases[among]
+    behind, cases = by_quantity(pool, seed, options), space.cases[among]
     hashes = keys(pool.ids, seed)[cases]
     chosen = spread(space.points[among], space.anchors, hashes, min(options.depth, len(among)), options.spread)
     scores, reasons = behind.scores.copy(), [f"{NO_EMBEDDING}; {text}" for text in behind.reasons]

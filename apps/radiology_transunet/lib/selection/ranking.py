@@ -89,8 +89,8 @@ def by_mean(
 ) -> Ranking:
     """The cases first whose mean score over the labels is largest.
 
-    The mean is over the labels that have a value, so that a label that was not found neither helps nor
-    hurts. A case without any value was never scored: such cases come last, in random order.
+    The mean is over the labels that have a value, so that one without a value neither helps nor hurts. A case
+    without any value was never scored: such cases come last, in random order.
 
     Args:
         ids: of the cases, each once.

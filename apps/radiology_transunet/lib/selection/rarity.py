@@ -11,6 +11,7 @@ from lib.selection.embeddings import Comparable, mean_distance, nearest
 from lib.selection.mixture import fit_mixture, log_density, principal_axes
 from lib.selection.pool import Pool
 from lib.selection.ranking import Ranking, descending
+from lib.selection.uncertainty import LEAST_PRESENCE
 
 AXES = 16
 """Principal axes of the embeddings in which the mixture is fitted."""
@@ -35,7 +36,8 @@ def presence_quotas(pool: Pool, seed: int, options: SelectionConfig) -> list[Quo
 
 def _may_show(pool: Pool, options: SelectionConfig) -> BoolArray:
     """(n, n_labels) whether the label is predicted, or likely enough."""
-    found: BoolArray = (pool.volumes_ml > 0) | (np.nan_to_num(pool.presence) >= max(options.presence_min, 1e-12))
+    enough = max(options.presence_min, LEAST_PRESENCE)
+    found: BoolArray = (pool.volumes_ml > 0) | (np.nan_to_num(pool.presence) >= enough)
     return found
 
 

@@ -24,7 +24,7 @@ def typical(pool: Pool, seed: int, options: SelectionConfig) -> Ranking:
     most 64. A cluster with k labelled cases has had k turns; within a turn the largest cluster gives first. Cases
     without an embedding of the newest model come last, by uncertainty.
     """
-    space, behind = Comparable.of(pool), by_quantity(pool, seed, options.quantity)
+    space, behind = Comparable.of(pool), by_quantity(pool, seed, options)
     scores, reasons = np.full(len(pool), np.nan), [f"{NO_EMBEDDING}; {text}" for text in behind.reasons]
     order: list[int] = []
     if len(space):

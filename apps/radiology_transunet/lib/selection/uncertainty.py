@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lib.selection.arrays import FloatArray
+from lib.selection.arrays import BoolArray, FloatArray
 from lib.selection.config import Quantity, SelectionConfig
 from lib.selection.pool import Pool
 from lib.selection.ranking import Ranking, by_mean
@@ -14,31 +14,51 @@ WORDS: dict[Quantity, tuple[str, str]] = {
     "disagreement": ("disagreement", ""),
 }
 """What each quantity is called in a reason, and its unit."""
+LEAST_PRESENCE = 1e-12
+"""A probability of 0 is never a presence, whatever the options say."""
 
 
-def by_quantity(pool: Pool, seed: int, quantity: Quantity) -> Ranking:
-    """The cases first with the largest mean of a quantity over the labels that have a value."""
-    return by_mean(pool.ids, pool.quantities[quantity], seed, pool.labels, *WORDS[quantity])
+def by_quantity(pool: Pool, seed: int, options: SelectionConfig, quantity: Quantity | None = None) -> Ranking:
+    """The cases first with the largest mean of a quantity over the labels that they show or may show.
+
+    A case that shows one of four organs ranks as its uncertainty of that one: that the model is sure of the absence of
+    the other three says nothing about it. See `may_show`.
+
+    Args:
+        pool: of cases.
+        seed: orders equal cases.
+        options: of the selection.
+        quantity: None = that of the options.
+    """
+    named = quantity or options.quantity
+    values = np.where(may_show(pool, options), pool.quantities[named], np.nan)
+    return by_mean(pool.ids, values, seed, pool.labels, *WORDS[named])
+
+
+def may_show(pool: Pool, options: SelectionConfig) -> BoolArray:
+    """(n, n_labels) whether a label is predicted, probable enough (`presence_min`), or nothing is known of it."""
+    found: BoolArray = (pool.volumes_ml > 0) | ~(pool.presence < max(options.presence_min, LEAST_PRESENCE))
+    return found
 
 
 def entropy(pool: Pool, seed: int, options: SelectionConfig) -> Ranking:
     """By entropy of the mean prediction."""
-    return by_quantity(pool, seed, "entropy")
+    return by_quantity(pool, seed, options, "entropy")
 
 
 def bald(pool: Pool, seed: int, options: SelectionConfig) -> Ranking:
     """By mutual information of prediction and weights (Houlsby et al. 2011)."""
-    return by_quantity(pool, seed, "bald")
+    return by_quantity(pool, seed, options, "bald")
 
 
 def margin(pool: Pool, seed: int, options: SelectionConfig) -> Ranking:
     """By how close the two likeliest labels are."""
-    return by_quantity(pool, seed, "margin")
+    return by_quantity(pool, seed, options, "margin")
 
 
 def disagreement(pool: Pool, seed: int, options: SelectionConfig) -> Ranking:
     """By how much samples or members of the model differ."""
-    return by_quantity(pool, seed, "disagreement")
+    return by_quantity(pool, seed, options, "disagreement")
 
 
 def label_uncertainty(pool: Pool, quantity: Quantity) -> FloatArray:
