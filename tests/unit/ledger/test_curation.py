@@ -121,6 +121,7 @@ def test_a_case_has_the_state_that_the_work_list_shows(filled: Ledger) -> None:
         "1.1": "drafted", "1.2": "labelled", "1.3": "todo", "1.4": "submitted", "1.5": "held", "1.6": "held",
     }  # fmt: skip
     assert [found[uid].label_id for uid in ("1.1", "1.2", "1.4", "1.5")] == [None, accepted, submitted, kept]
+    assert [found[f"1.{n}"].label_status for n in range(1, 7)] == ["", "accepted", "", "submitted", "accepted", "held"]
     assert [dict(found[uid].drawn) for uid in ("1.2", "1.4", "1.5")] == [{"liver": 5}, {"liver": 7}, {"liver": 9}]
     assert (found["1.2"].model_version, found["1.3"].model_version) == (3, None)
     assert {case.state for case in filled.curation.cases("another task")} == {"todo"}

@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from lib.ledger import curationtables, tables
-from lib.ledger.curationrows import CuratedCase, CuratedState, Embedded
+from lib.ledger.curationrows import CuratedCase, CuratedState, Embedded, LabelStatus
 
 A = tables.annotations
 E = tables.embeddings
@@ -17,16 +17,18 @@ P = tables.patients
 S = tables.series
 T = tables.scores
 CHUNK = 500
+COUNTS: tuple[LabelStatus, ...] = ("", "held", "submitted", "accepted")
+"""What counts later counts more."""
 NAMES = {"score": "entropy"}
 """Names of columns of the scores that say something else here."""
 
 
 @dataclass(slots=True)
 class _Drawn:
-    """What people drew on a series: the label, and whether another one is held back."""
+    """What people drew on a series: the label that counts, and whether one is held back."""
 
     label_id: int | None = None
-    status: str = ""
+    status: LabelStatus = ""
     voxels: Mapping[str, int] = field(default_factory=dict)
     is_held: bool = False
 
@@ -73,15 +75,16 @@ def _ours(task: str) -> sa.ColumnElement[bool]:
 
 
 def _drawn(connection: sa.Connection, task: str) -> dict[str, _Drawn]:
-    """By series; an accepted label counts before what waits, and of those the newest."""
+    """By series; of two labels that count alike the newest does."""
     human = sa.and_(A.c.task == task, A.c.origin == "human", A.c.status.in_(("submitted", "accepted")))
     query = sa.select(A.c.series_uid, A.c.id, A.c.status, A.c.held_reason, A.c.voxels).where(human).order_by(A.c.id)
     found: dict[str, _Drawn] = {}
     for uid, number, status, held_reason, voxels in connection.execute(query):
-        drawn = found.setdefault(uid, _Drawn())
-        drawn.is_held = drawn.is_held or (status == "submitted" and held_reason != "")
-        if status == "accepted" or drawn.status != "accepted":
-            drawn.label_id, drawn.status, drawn.voxels = number, status, voxels
+        drawn, is_held = found.setdefault(uid, _Drawn()), status == "submitted" and held_reason != ""
+        what: LabelStatus = "held" if is_held else status
+        drawn.is_held = drawn.is_held or is_held
+        if COUNTS.index(what) >= COUNTS.index(drawn.status):
+            drawn.label_id, drawn.status, drawn.voxels = number, what, voxels
     return found
 
 
@@ -123,6 +126,7 @@ def _case(
         geometry=row["geometry"],
         state=_state(drawn, row["draft_status"]),
         label_id=drawn.label_id,
+        label_status=drawn.status,
         drawn=drawn.voxels,
         draft_id=row["draft_id"],
         model_version=row["model_version"],

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any, Literal, NamedTuple
 
 CuratedState = Literal["labelled", "submitted", "held", "drafted", "todo"]
+LabelStatus = Literal["", "held", "submitted", "accepted"]
 CURATED_STATES: tuple[CuratedState, ...] = ("labelled", "submitted", "held", "drafted", "todo")
 """labelled: an accepted human label; submitted: one that waits for review; held: one that is held back for it; drafted:
 a model's draft; todo: neither."""
@@ -23,8 +24,10 @@ class CuratedCase:
         date: DICOM date of the series.
         geometry: the grid as the check found it, None where it was not kept.
         state: see CURATED_STATES.
-        label_id: the accepted human annotation, else the newest that waits; None without one.
-        drawn: voxels of that annotation by label name; empty without one.
+        label_id: the human annotation that counts: an accepted one before one that waits for review, that before one
+            that is held back; None without one.
+        label_status: "accepted", "submitted" or "held" of that annotation; "" without one.
+        drawn: its voxels by label name; empty without one.
         draft_id: the newest draft of ours of these images, in force or not; None without one.
         model_version: that drew it.
         said: what the model said, by label and by name of the scores' column; NaN = no value. Empty when not asked for.
@@ -43,6 +46,7 @@ class CuratedCase:
     geometry: Mapping[str, Any] | None
     state: CuratedState
     label_id: int | None
+    label_status: LabelStatus
     drawn: Mapping[str, int]
     draft_id: int | None
     model_version: int | None

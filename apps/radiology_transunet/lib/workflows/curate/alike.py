@@ -1,0 +1,83 @@
+"""More series like a given one, by the distance of their embeddings."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from lib.core.errors import InvalidInput, NotFound
+from lib.ledger.curationrows import CURATED_STATES, CuratedCase
+from lib.selection.neighbours import k_nearest
+from lib.taskfile import Task
+from lib.workflows.curate.cases import case_dict, task_case, task_cases, told
+from lib.workflows.curate.conditions import require_word
+from lib.workflows.curate.space import load, version_for
+from lib.workflows.services import Services
+
+
+@dataclass(frozen=True, slots=True)
+class Alike:
+    """Series like one.
+
+    Attributes:
+        case: the one.
+        version: whose embeddings were compared.
+        compared: how many others.
+        near: others and their distances, the nearest first.
+        notes: what was left out and why, in words.
+    """
+
+    case: CuratedCase
+    version: int
+    compared: int
+    near: tuple[tuple[CuratedCase, float], ...]
+    notes: tuple[str, ...]
+
+    def to_dict(self, task: Task) -> dict[str, Any]:
+        """As plain values."""
+        near = [{**case_dict(case, task), "distance": told(distance)} for case, distance in self.near]
+        known = {"task": task.name, "like": self.case.series_uid, "version": self.version, "compared": self.compared}
+        return {**known, "notes": list(self.notes), "series": near}
+
+
+def like(
+    services: Services, task: Task, series_uid: str, limit: int = 20, state: str = "", version: int | None = None
+) -> Alike:
+    """The series that are most like one.
+
+    Args:
+        services: the rooms.
+        task: whose models saw them.
+        series_uid: the one.
+        limit: how many at most.
+        state: one of `CURATED_STATES`, to look among these alone.
+        version: whose embeddings; None = that under which most others can be compared.
+
+    Raises:
+        InvalidInput: no such state, a limit below 1.
+        NotFound: no such series, or one that no model has drafted, or not that version.
+    """
+    if limit < 1:
+        raise InvalidInput(f"limit must be at least 1, got {limit}")
+    if state:
+        require_word("state", state, CURATED_STATES)
+    case = task_case(services, task, series_uid)
+    wanted = [one for one in task_cases(services, task) if state in ("", one.state)]
+    others = {one.series_uid: one for one in wanted if one.series_uid != series_uid}
+    embedded = services.ledger.curation.embedded(task.name)
+    chosen = version_for(embedded, {series_uid}, others, version)
+    if chosen is None:
+        raise NotFound(_nothing(series_uid, any(row.series_uid == series_uid for row in embedded)))
+    space = load(services, embedded, chosen)
+    (mine, point), (ids, points) = space.of({series_uid}), space.of(others)
+    if not mine:
+        raise NotFound(f"version {chosen} made no usable embedding of series {series_uid}: take another version")
+    distances, which = k_nearest(point, points, limit)
+    pairs = zip(which.reshape(-1).tolist(), distances.reshape(-1).tolist(), strict=True)
+    near = tuple((others[ids[number]], distance) for number, distance in pairs)
+    left = f"{len(others) - len(ids)} others have no embedding by it and are left out"
+    return Alike(case, chosen, len(ids), near, (f"compared by embeddings of model version {chosen} alone; {left}",))
+
+
+def _nothing(series_uid: str, is_embedded: bool) -> str:
+    if is_embedded:
+        return f"no other series was seen by a model version that saw {series_uid}: draft some with that version"
+    return f"series {series_uid} has no embedding: have a model draft it first (transunet-label presegment)"
