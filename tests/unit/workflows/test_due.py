@@ -69,7 +69,7 @@ def test_labels_that_a_finished_training_could_see_make_no_other_one_due(
     label("c1", "calibration")
     assert standing(services, task) == Standing(labels=2, new=2, unseen=2, champion=None, days=None)
     job_id = request_retrain(services, task)
-    assert due(services, task) == Due(False, f"job {job_id} is queued or running already")
+    assert due(services, task) == Due(False, f"job {job_id} is queued or running already", job_id)
     job = services.ledger.jobs.take((RETRAIN,), "w", 60)
     assert job is not None
     services.ledger.jobs.finish(job)

@@ -3,37 +3,31 @@
 The training is a job of the ledger, which a worker takes. When nobody takes it although no training is running, there
 is no worker, and this command takes it itself: with or without a worker, one command trains. Ctrl-C ends a training
 that runs here, which hands the job back with its checkpoint; a training that runs in a worker goes on.
+
+`--if-due` looks at all served tasks. A training that a process left in the middle comes first: it goes on.
 """
 
 import getpass
 import os
-import signal
-import socket
-import time
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from lib.core.errors import Conflict, TrainingFailed
+from lib.core.errors import Conflict, LabelError, TrainingFailed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from rich.progress import Progress, TaskID
-
     from lib.ledger.rows import JobRow
     from lib.taskfile import Task
-    from lib.workflows.heartbeat import Heartbeat
     from lib.workflows.services import Services
 
-POLL_S = 0.5
-NOBODY_TAKES_IT_S = 5.0
 NOT_PROMOTED = 3
 OPEN = ("queued", "running")
 
 
 def retrain(
-    task: str = typer.Option("", "--task", help="Name of the task; empty = the default one."),
+    task: str = typer.Option("", "--task", help="Name of the task; empty = the default one, with --if-due all."),
     max_minutes: float | None = typer.Option(None, help="Time budget of the training in minutes."),
     steps: int | None = typer.Option(None, help="Optimiser steps instead of the task's."),
     seed: int | None = typer.Option(None, help="Of weights, batches and augmentation."),
@@ -46,121 +40,86 @@ def retrain(
 ) -> None:
     """Train on the accepted labels; the model serves when the promotion patients show that it is better.
 
-    Ends with 0 when the version is registered, promoted or not, and when --if-due finds nothing due; with 1 when the
-    training failed or was cancelled; with 3 when the champion is kept and --require-promotion was asked for.
+    Ends with 0 when the version is registered, promoted or not, and when --if-due finds nothing due; with 1 when a
+    training failed or was cancelled; with 3 when a champion is kept and --require-promotion was asked for.
 
     Example: transunet-label retrain --task phantom_ct --max-minutes 3
     """
     parent = os.getppid()  # before the imports, which take seconds in which a worker may die
     from lib.cli.context import current_services
-    from lib.workflows.retrain import request_retrain
 
     services = current_services()
     if job is not None:
         raise typer.Exit(_child(services, job, parent))
-    chosen = services.task(task)
     if cancel:
-        return _cancel(services, chosen)
+        return _cancel(services, services.task(task))
     given = {"max_minutes": max_minutes, "steps": steps, "seed": seed, "scratch": scratch or None}
     params = {name: value for name, value in given.items() if value is not None}
-    if if_due and not _due(services, chosen):
-        return None
-    job_id = request_retrain(services, chosen, params, getpass.getuser())
-    if not wait:
-        return typer.echo(str(job_id))
-    row = _follow(services, job_id)
-    if row.state != "done":
-        raise TrainingFailed(f"job {job_id} {row.state}: {row.error or 'no reason given'}")
-    _print(row)
-    if require_promotion and not row.result["promoted"]:
+    tasks = list(services.tasks.values()) if if_due and not task else [services.task(task)]
+    promoted = _each(services, tasks, params, if_due, wait)
+    if require_promotion and not promoted:
         raise typer.Exit(NOT_PROMOTED)
 
 
-def _due(services: "Services", task: "Task") -> bool:
-    """Whether a training is due; says why either way."""
+def _each(services: "Services", tasks: "list[Task]", params: "Mapping[str, Any]", if_due: bool, wait: bool) -> bool:
+    """Train one task after the other; one that fails keeps no other one waiting. Whether no champion was kept."""
+    failed, promoted = [], True
+    for task in tasks:
+        try:
+            promoted = _one(services, task, params, if_due, wait) and promoted
+        except LabelError as error:
+            if len(tasks) == 1:
+                raise
+            typer.echo(f"task {task.name}: {error}", err=True)
+            failed.append(task.name)
+    if failed:
+        raise TrainingFailed(f"the training of {', '.join(failed)} did not end, the reasons stand above")
+    return promoted
+
+
+def _one(services: "Services", task: "Task", params: "Mapping[str, Any]", if_due: bool, wait: bool) -> bool:
+    """Train a task, when it is due if that is asked for; False when its champion was kept."""
+    from lib.cli.retrain_follow import follow
+    from lib.workflows.retrain import request_retrain
+
+    job_id = _due(services, task, params) if if_due else request_retrain(services, task, params, getpass.getuser())
+    if job_id is None:
+        return True
+    if not wait:
+        typer.echo(str(job_id))
+        return True
+    row = follow(services, job_id)
+    _print(row)
+    return bool(row.result["promoted"])
+
+
+def _due(services: "Services", task: "Task", params: "Mapping[str, Any]") -> int | None:
+    """The training that is to be done now: one that was left open, or a new one when it is due; says why either way."""
+    from lib.cli.retrain_follow import is_worked_on
     from lib.workflows.due import due
+    from lib.workflows.retrain import request_retrain
 
     answer = due(services, task)
-    typer.echo(f"task {task.name}: {'due' if answer.is_due else 'not due'}: {answer.why}")
-    return answer.is_due
+    if answer.open_job is None:
+        typer.echo(f"task {task.name}: {'due' if answer.is_due else 'not due'}: {answer.why}")
+        return request_retrain(services, task, params, getpass.getuser()) if answer.is_due else None
+    row = services.ledger.jobs.get(answer.open_job)
+    if row.state == "running" and is_worked_on(services, row.id):
+        typer.echo(f"task {task.name}: job {row.id} is running already, worked on by {row.worker}")
+        return None
+    typer.echo(f"task {task.name}: job {row.id} is open and goes on")
+    return row.id
 
 
 def _child(services: "Services", job_id: int, parent: int) -> int:
     """Do a job in the name of the worker that started this process; the exit code."""
+    from lib.cli.retrain_follow import stop_on_signals
     from lib.workflows.retrain_job import work_on
 
     row = services.ledger.jobs.get(job_id)
     if row.state != "running":
         raise Conflict(f"job {job_id} must be running in the name of a worker, it is {row.state}")
-    return 0 if work_on(services, row, parent=parent, on_start=_stop_on_signals).state == "done" else 1
-
-
-def _stop_on_signals(heartbeat: "Heartbeat") -> None:
-    """Let the first signal end the training in order; a second Ctrl-C ends the process at once."""
-
-    def end(number: int, _: object) -> None:
-        heartbeat.signalled = True
-        heartbeat.end(f"stopped by {signal.Signals(number).name}")
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, end)
-
-
-def _follow(services: "Services", job_id: int) -> "JobRow":
-    """Show the job's progress until it is over; the row then."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeElapsedColumn()
-    waiting_since = time.monotonic()
-    with Progress(*columns) as progress:
-        bar = progress.add_task(f"job {job_id}: waiting for a worker", total=1.0)
-        while (row := services.ledger.jobs.get(job_id)).state in OPEN:
-            if row.state == "running" or _busy(services):
-                waiting_since = time.monotonic()
-            if row.state == "running":
-                progress.update(bar, completed=row.progress, description=f"job {job_id}: {row.message or 'starting'}")
-            elif row.error:
-                progress.update(bar, description=f"job {job_id}: waiting: {row.error}")
-            if time.monotonic() - waiting_since > NOBODY_TAKES_IT_S:
-                _train_here(services, progress, bar)
-                waiting_since = time.monotonic()
-            time.sleep(POLL_S)
-    return row
-
-
-def _busy(services: "Services") -> bool:
-    """Whether a training is running somewhere: its worker may take ours next."""
-    from lib.workflows.jobs import RETRAIN
-
-    return bool(services.ledger.jobs.list(kind=RETRAIN, state="running", limit=1))
-
-
-def _train_here(services: "Services", progress: "Progress", bar: "TaskID") -> None:
-    """Take the oldest training that waits, as a worker would, and do it in this process."""
-    from lib.workflows.jobs import RETRAIN
-    from lib.workflows.retrain_job import work_on
-
-    name = f"{socket.gethostname()}:{os.getpid()}"
-    row = services.ledger.jobs.take((RETRAIN,), name, services.settings.worker.job_lease_s)
-    if row is None:
-        return
-    heartbeats: list[Heartbeat] = []
-
-    def on_start(heartbeat: "Heartbeat") -> None:
-        heartbeats.append(heartbeat)
-        _stop_on_signals(heartbeat)
-
-    def on_report(share: float, message: str) -> None:
-        progress.update(bar, completed=share, description=f"job {row.id} (no worker, training here): {message}")
-
-    try:
-        work_on(services, row, on_start=on_start, on_report=on_report)
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    if any(heartbeat.signalled for heartbeat in heartbeats):
-        raise KeyboardInterrupt
+    return 0 if work_on(services, row, parent=parent, on_start=stop_on_signals).state == "done" else 1
 
 
 def _cancel(services: "Services", task: "Task") -> None:

@@ -186,6 +186,12 @@ class Jobs(Book):
         with self._read() as connection:
             return [JobRow(**found) for found in connection.execute(query).mappings()]
 
+    def held(self, kind: str) -> frozenset[int]:
+        """Ids of the running jobs of a kind whose workers are not silent for longer than they may."""
+        with self._read() as connection:
+            alive = sa.and_(T.c.kind == kind, T.c.state == "running", T.c.lease_until > self.clock())
+            return frozenset(connection.execute(sa.select(T.c.id).where(alive)).scalars())
+
     def last_failed(self, kind: str, task: str) -> builtins.list[JobRow]:
         """Of each key the newest job, where that one failed."""
         newest = sa.select(sa.func.max(T.c.id)).where(T.c.kind == kind, T.c.task == task).group_by(T.c.key)

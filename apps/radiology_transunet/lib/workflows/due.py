@@ -51,10 +51,12 @@ class Due:
     Attributes:
         is_due: whether a training should start now.
         why: in words, with the figures, either way.
+        open_job: id of a training that is queued or running, which comes before any other one; or None.
     """
 
     is_due: bool
     why: str
+    open_job: int | None = None
 
 
 def decide(standing: Standing, config: RetrainConfig) -> Due:
@@ -65,7 +67,7 @@ def decide(standing: Standing, config: RetrainConfig) -> Due:
         config: `min_labels`, `min_new` and `max_days` count here.
     """
     if standing.open_job is not None:
-        return Due(False, f"job {standing.open_job} is queued or running already")
+        return Due(False, f"job {standing.open_job} is queued or running already", standing.open_job)
     if standing.labels < config.min_labels:
         return Due(False, f"{standing.labels} accepted labels of the pool, a training needs {config.min_labels}")
     if not standing.unseen:
