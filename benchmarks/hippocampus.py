@@ -15,6 +15,7 @@ the choice among few. DynUNet is nnU-Net's network, of MONAI, in the same traine
 
 Each (network, seed) that is done is a line of cells.jsonl in the --work folder, and a fit that was killed goes on from
 its checkpoint: start the command again. On a CUDA machine: `--device cuda --steps 60000 --batch 8` for a full schedule.
+The recipe asks for bf16; on a CPU that does not compute in it the fits are in fp32, and the JSON says so.
 Prints a table and writes benchmarks/results/hippocampus.json.
 """
 
@@ -103,15 +104,20 @@ def run_cell(options: argparse.Namespace) -> Made:
         "wall_s": round(fitted.seconds),
         "loss": round(float(np.mean(fitted.losses[-50:])), 4),
         "parameters": sum(value.numel() for value in fitted.state_dict.values()),
+        "precision": fitted.usage.precision if fitted.usage else recipe.precision,
         "cases": [{"name": case.name, **labels_of(case.labels)} for case in fitted.cases],
         "heads": {case.name: case.patient for case in held_out},
     }
 
 
 def elsewhere(options: argparse.Namespace) -> list[object]:
-    """Device and threads of a fit, where they are not the usual ones."""
+    """Device and threads of a fit, and the precision that it has there, where they are not the usual ones."""
+    from lib.inference.devices import choose_device
+    from lib.training.precision import precision_name
+
     place = [options.device, options.threads]
-    return [] if place == ["cpu", 1] else place
+    precision = precision_name(RECIPE, choose_device(options.device))
+    return ([] if place == ["cpu", 1] else place) + ([] if precision == RECIPE.precision else [precision])
 
 
 def labels_of(labels: Mapping[str, Any]) -> dict[str, list[float | None]]:
@@ -190,6 +196,9 @@ def figures_of(cells: Mapping[Cell, Made], network: str, labels: Sequence[str]) 
     """Means and intervals of one network."""
     mine = [made for cell, made in cells.items() if cell[0] == network]
     found: dict[str, Any] = {key: mine[0][key] for key in ("steps", "parameters")}
+    found["precision"] = sorted(
+        {made.get("precision", RECIPE.precision) for made in mine}
+    )  # older cells had what they asked
     found["cpu_s"] = [made["cpu_s"] for made in mine]
     found["without_distance"] = sum(map(without_distance, mine))
     found["dice_of_seeds"] = [round(float(head_means(made, "dice").mean()), 4) for made in mine]

@@ -12,13 +12,15 @@ from lib.core.labels import LabelSchema
 from lib.inference.config import PreprocessConfig
 from lib.networks.config import NetworkConfig
 from lib.networks.network import Network
+from lib.training import precision
 from lib.training import run as run_module
 from lib.training.augment_mix import Mixing
 from lib.training.config import AugmentConfig, FitConfig
 from lib.training.data import Batch, Case
 from lib.training.fit import FitResult, fit
 from lib.training.losses import LabelWeights, Target, segmentation_loss
-from lib.training.run import Run, half_type, make_optimizer
+from lib.training.precision import half_type, precision_name
+from lib.training.run import Run, make_optimizer
 from lib.training.weights import RunningDice
 
 MakeCase = Callable[[int], Case]
@@ -153,7 +155,6 @@ def test_fp16_is_refused_without_cuda_and_auto_means_full_precision_there() -> N
         half_type(FitConfig(precision="fp16"), CPU)
     assert half_type(FitConfig(precision="auto"), CPU) is None
     assert half_type(FitConfig(precision="fp32"), CPU) is None
-    assert half_type(FitConfig(precision="bf16"), CPU) is torch.bfloat16
 
 
 @pytest.mark.parametrize(("emulated", "native"), [(True, True), (True, False), (False, False)])
@@ -168,7 +169,37 @@ def test_auto_is_bf16_on_cuda_devices_that_compute_in_it_and_do_not_imitate_it(
     assert half is (torch.bfloat16 if native else None)
 
 
-def test_bf16_trains_on_a_cpu_close_to_full_precision(make_case: MakeCase, tmp_path: Path) -> None:
+def test_bf16_on_a_cpu_is_bf16_where_the_cpu_computes_in_it_and_fp32_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = FitConfig(precision="bf16")
+    monkeypatch.setattr(precision, "cpu_computes_bf16", lambda: True)
+    assert (half_type(config, CPU), precision_name(config, CPU)) == (torch.bfloat16, "bf16")
+    monkeypatch.setattr(precision, "cpu_computes_bf16", lambda: False)
+    assert (half_type(config, CPU), precision_name(config, CPU)) == (None, "fp32")
+    assert half_type(config, torch.device("cuda")) is torch.bfloat16
+
+
+def test_a_cpu_without_bf16_computes_in_fp32_and_says_so_once_in_log_and_result(
+    make_case: MakeCase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(precision, "cpu_computes_bf16", lambda: False)
+    config = FitConfig(steps=2, batch_size=2)
+    full, half = (
+        fit([make_case(1)], [], SLICES, PreprocessConfig(), replace(config, precision=name), tmp_path / name, "cpu")  # type: ignore[arg-type]
+        for name in ("fp32", "bf16")
+    )
+    assert all(torch.equal(value, full.state_dict[name]) for name, value in half.state_dict.items())
+    (said,) = half.notes
+    assert said.startswith("training.precision bf16 was asked for, and this machine's CPU does not compute in it")
+    assert said.endswith("computed in fp32")
+    assert [record.message for record in caplog.records if "precision" in record.message] == [said]
+    assert full.notes == ()
+    assert [result.usage.precision for result in (full, half) if result.usage] == ["fp32", "fp32"]
+
+
+def test_bf16_trains_on_a_cpu_close_to_full_precision(
+    make_case: MakeCase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "cpu_computes_bf16", lambda: True)  # imitated where need be
     config = FitConfig(steps=4, batch_size=2, learning_rate=1e-3)
     full, half = (
         fit([make_case(1)], [], SLICES, PreprocessConfig(), replace(config, precision=name), tmp_path / name, "cpu")  # type: ignore[arg-type]
@@ -176,6 +207,9 @@ def test_bf16_trains_on_a_cpu_close_to_full_precision(make_case: MakeCase, tmp_p
     )
     assert half.losses == pytest.approx(full.losses, rel=0.05)
     assert half.losses != full.losses
+    assert half.usage is not None
+    assert half.usage.precision == "bf16"
+    assert half.notes == ()
     assert all(value.dtype == torch.float32 for value in half.state_dict.values())
 
 

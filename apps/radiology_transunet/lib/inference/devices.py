@@ -1,7 +1,11 @@
 """Which device runs the network, and who may use it when."""
 
 import os
+import platform
+import resource
+import sys
 import threading
+from collections.abc import Mapping
 
 import torch
 
@@ -11,6 +15,10 @@ MEMORY_ERRORS = (RuntimeError, MemoryError, OutOfMemory)
 """Errors that may mean a failed allocation; `is_out_of_memory` says whether one does."""
 NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
 """Words of torch's errors when an allocation failed, on CPUs (Linux, others), on CUDA devices, in cuBLAS."""
+
+KIB = 2**10
+CPU_BF16 = ("avx512_bf16", "amx_bf16", "avx10_2", "bf16", "sve_bf16")
+"""Names in torch's list of what a CPU has, of x86 and Arm, each of which multiplies in bf16."""
 
 _locks: dict[str, threading.Lock] = {}
 _registering = threading.Lock()
@@ -39,6 +47,41 @@ def cuda_devices() -> int:
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
+def cpu_computes_bf16() -> bool:
+    """Whether this machine's CPU multiplies in bf16; one that does not imitates it, many times slower than fp32."""
+    return has_bf16(cpu_abilities(), onednn_takes_bf16())
+
+
+def has_bf16(abilities: Mapping[str, object], library: bool) -> bool:
+    """Whether a CPU multiplies in bf16 and torch's library lets it.
+
+    Args:
+        abilities: what the CPU has, by torch's names; empty = unknown.
+        library: whether oneDNN takes bf16 there; it does so on any CPU with AVX-512 and imitates it on older ones.
+    """
+    return library and (not abilities or any(abilities.get(name) is True for name in CPU_BF16))
+
+
+def cpu_abilities() -> Mapping[str, object]:
+    """What this machine's CPU has, by torch's names; empty where torch does not say."""
+    ask = getattr(torch.cpu, "get_capabilities", None)
+    if ask is not None:
+        found: Mapping[str, object] = ask()
+        return found
+    older = {"avx512_bf16": "_is_avx512_bf16_supported", "amx_bf16": "_is_amx_tile_supported"}
+    asked = {name: getattr(torch.cpu, function, None) for name, function in older.items()}
+    known = {name: bool(function()) for name, function in asked.items() if function is not None}
+    return known if platform.machine().lower() in ("x86_64", "amd64") else {}
+
+
+def onednn_takes_bf16() -> bool:
+    """Whether torch's oneDNN computes in bf16 on this machine's CPU; False in a torch without it."""
+    try:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    except (AttributeError, RuntimeError):  # torch says so where it was built without that operator
+        return False
+
+
 def describe_device(name: str) -> dict[str, str | int | float]:
     """What a setting's device is, for records: its name, the CPU threads of torch, and the card when it is one."""
     device = choose_device(name)
@@ -53,6 +96,12 @@ def peak_card_memory(name: str) -> int | None:
     """Most bytes that torch held on a setting's device in this process; None on a CPU."""
     device = choose_device(name)
     return int(torch.cuda.max_memory_reserved(device)) if device.type == "cuda" else None
+
+
+def peak_memory() -> int:
+    """Most bytes of the machine's memory that this process held."""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * KIB
 
 
 def device_lock(device: torch.device) -> threading.Lock:

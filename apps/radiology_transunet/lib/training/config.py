@@ -93,7 +93,8 @@ class FitConfig:
         accumulate: batches that make one step, which is that of one batch as large as all of them; for networks and
             pictures of which the device holds few. Costs one more forward pass than a large batch. Batch norms, where
             a network has them, see each batch alone.
-        precision: of the forward pass; "auto" = bf16 on CUDA devices that have it, else fp32.
+        precision: of the forward pass; "auto" = bf16 on CUDA devices that have it, else fp32. bf16 is fp32 on CPUs
+            that do not compute in it.
         keep: "last" weights, or the "best" of the validations by mean Dice; without validation cases the last ones.
         ema_decay: of the averaged weights that are kept; 0 = the last weights.
         grad_clip: largest norm of the gradient.

@@ -31,8 +31,10 @@ from lib.training.distributed import ALONE, Group
 from lib.training.keeper import Keeper
 from lib.training.measure import CaseMetrics, mean_dice_by_label, measure, validate
 from lib.training.memory import memory_explained, twice
+from lib.training.precision import other_precision
 from lib.training.run import Run
 from lib.training.schedule import Budget, rate_factor
+from lib.training.usage import Usage, usage_of
 
 REPORT_EVERY_S = 0.5
 RECENT_STEPS = 20
@@ -78,6 +80,7 @@ class FitResult:
         cases: all metrics of each validation case.
         rates: learning rate of each step.
         notes: what went other than planned, in words.
+        usage: what it took of the machines that it ran on.
     """
 
     state_dict: dict[str, Tensor]
@@ -89,6 +92,7 @@ class FitResult:
     cases: tuple[CaseMetrics, ...] = ()
     rates: tuple[float, ...] = ()
     notes: tuple[str, ...] = ()
+    usage: Usage | None = None
 
     @property
     def mean_dice(self) -> float | None:
@@ -152,6 +156,8 @@ def fit(
     folder.mkdir(parents=True, exist_ok=True)
     group.require_same(f"{key} {len(validation)}")
     keeper = Keeper(folder, key, config.checkpoint_every, config.checkpoint_minutes * 60, group)
+    if said := other_precision(config, where):
+        keeper.note(said)
     budget = _budget(config, keeper.find(), monotonic() - started)
 
     def attempt(no_memory: str) -> FitResult:
@@ -201,7 +207,8 @@ def _result(run: Run, judging: Judging, budget: Budget, report: Report) -> FitRe
     dice = mean_dice_by_label(found, predictor.schema.names)
     curves = tuple(run.losses), tuple(run.curve)
     rest = tuple(run.rates), tuple(run.notes)
-    return FitResult(state, dice, *curves, run.step, budget.clock(), found, *rest)
+    usage = usage_of(run.config, predictor.device, run.group)
+    return FitResult(state, dice, *curves, run.step, budget.clock(), found, *rest, usage)
 
 
 def _mean_dice(run: Run, judging: Judging, tell: Callable[[], None]) -> float:

@@ -23,7 +23,7 @@ class Keeper:
         group: the run's processes; the first one reads and writes.
         kept_s: the clock at the last one.
         found: where the run goes on, until it does.
-        notes: which ones were damaged, in words.
+        notes: what a run's result says besides its own, in words: which checkpoints were damaged.
     """
 
     folder: Path
@@ -37,7 +37,7 @@ class Keeper:
 
     def find(self) -> Checkpoint | None:
         """The checkpoint that the run goes on from, or None: from its beginning."""
-        self.found = self.group.from_leader(lambda: Checkpoint.load(self.folder, self.key, self._note))
+        self.found = self.group.from_leader(lambda: Checkpoint.load(self.folder, self.key, self.note))
         self.kept_s = 0.0 if self.found is None else self.found.seconds
         return self.found
 
@@ -66,6 +66,8 @@ class Keeper:
             run.checkpoint(self.key, seconds).save(self.folder)
             self.kept_s = seconds
 
-    def _note(self, said: str) -> None:
-        log.warning(said)
+    def note(self, said: str) -> None:
+        """Put something on record that every attempt of the run meets; the first process says it in its log."""
+        if self.group.leads:
+            log.warning(said)
         self.notes.append(said)

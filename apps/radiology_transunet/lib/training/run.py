@@ -9,7 +9,7 @@ from math import isfinite
 import torch
 from torch import Tensor, nn
 
-from lib.core.errors import InvalidSettings, OutOfMemory, TrainingFailed
+from lib.core.errors import OutOfMemory, TrainingFailed
 from lib.core.labels import LabelSchema
 from lib.inference.model import StateDict, build_network
 from lib.networks.config import NetworkConfig
@@ -21,6 +21,7 @@ from lib.training.data import Batch
 from lib.training.distributed import ALONE, Group
 from lib.training.losses import LabelWeights, Loss, Target, segmentation_loss
 from lib.training.memory import half
+from lib.training.precision import half_type
 from lib.training.weights import RunningDice, company, label_weights
 
 log = logging.getLogger(__name__)
@@ -243,20 +244,6 @@ class Run:
             f"{', '.join(sorted(set(batch.names)))}; the last checkpoint is kept; look at these cases, or try a lower "
             f"learning rate than {self.config.learning_rate}"
         )
-
-
-def half_type(config: FitConfig, device: torch.device) -> torch.dtype | None:
-    """The 16-bit type of a precision on a device, None for fp32.
-
-    Raises:
-        InvalidSettings: fp16 without CUDA.
-    """
-    if config.precision == "auto":
-        there = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.bfloat16 if there else None
-    if config.precision == "fp16" and device.type != "cuda":
-        raise InvalidSettings(f"training.precision fp16 needs a CUDA device, got {device}; bf16 and fp32 run here")
-    return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[config.precision]
 
 
 def make_optimizer(config: FitConfig, network: nn.Module) -> torch.optim.Optimizer:

@@ -1,0 +1,54 @@
+"""What a machine's devices can do, and what a process may take of them."""
+
+import pytest
+import torch
+
+from lib.inference import devices
+from lib.inference.devices import cpu_abilities, cpu_computes_bf16, has_bf16, onednn_takes_bf16
+
+
+@pytest.mark.parametrize(
+    ("abilities", "library", "expected"),
+    [
+        ({"avx2": True, "avx512_bf16": False, "amx_bf16": False}, False, False),
+        ({"avx512_f": True, "avx512_bf16": False, "amx_bf16": False}, True, False),  # oneDNN imitates it there
+        ({"avx512_f": True, "avx512_bf16": True, "amx_bf16": False}, True, True),
+        ({"avx512_f": True, "avx512_bf16": False, "amx_bf16": True}, True, True),
+        ({"neon": True, "bf16": True}, True, True),
+        ({"neon": True, "bf16": False, "sve_max_length": 16}, False, False),
+        ({"avx512_bf16": True}, False, False),  # a torch without oneDNN
+        ({}, True, True),  # torch does not say what the CPU has
+        ({}, False, False),
+    ],
+)
+def test_a_cpu_has_bf16_where_it_multiplies_in_it_and_the_library_lets_it(
+    abilities: dict[str, object], library: bool, expected: bool
+) -> None:
+    assert has_bf16(abilities, library) is expected
+
+
+def test_this_machine_is_asked_without_an_error_and_is_at_one_with_its_flags() -> None:
+    assert isinstance(onednn_takes_bf16(), bool)
+    abilities = cpu_abilities()
+    assert "avx2" in abilities or "neon" in abilities or abilities == {}
+    assert cpu_computes_bf16() is has_bf16(abilities, onednn_takes_bf16())
+
+
+def test_an_older_torch_is_asked_by_its_own_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
+    monkeypatch.setattr(devices.platform, "machine", lambda: "AMD64")
+    assert cpu_abilities() == {"avx512_bf16": True, "amx_bf16": False}
+    monkeypatch.setattr(devices.platform, "machine", lambda: "aarch64")
+    assert cpu_abilities() == {}
+
+
+def test_a_torch_without_the_operator_has_no_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Empty:
+        @property
+        def _is_mkldnn_bf16_supported(self) -> None:
+            raise AttributeError("no such operator")
+
+    monkeypatch.setattr(torch.ops, "mkldnn", Empty())
+    assert onednn_takes_bf16() is False
