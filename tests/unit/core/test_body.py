@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.core.body import air_threshold, off_body, padding_value
+from lib.core.body import air_threshold, body_slices, off_body, padding_value
 from lib.core.errors import GeometryMismatch
 from lib.core.geometry import Geometry
 from lib.core.labels import Code, Label, LabelSchema
@@ -146,3 +146,32 @@ def test_a_box_within_the_body_is_never_off_it_and_a_box_two_voxels_away_always(
         assert not is_off
     if rows.stop <= 8 or rows.start >= 32 or columns.stop <= 8 or columns.start >= 40:
         assert is_off
+
+
+@pytest.mark.parametrize("volume", [ct(), mr()], ids=["ct", "mr"])
+@pytest.mark.parametrize("empty", ["constant", "noise"])
+def test_slices_around_the_body_hold_none_and_do_not_change_which_do(volume: Volume, empty: str) -> None:
+    around = {"constant": np.full((9, *SHAPE[1:]), volume.array.min()), "noise": volume.array[:1].repeat(9, axis=0)}[
+        empty
+    ]
+    if empty == "noise":
+        around[:, 8:32, 8:40] = volume.array[0, :2, :2].mean()  # what is left is air alone
+    array = np.concatenate([around, volume.array, around])
+    longer = Volume(array, Geometry.from_spacing(array.shape, (3, 1, 1)), volume.modality)
+    assert body_slices(volume).tolist() == [True] * 5
+    assert body_slices(longer).tolist() == [False] * 9 + [True] * 5 + [False] * 9
+
+
+def test_a_table_alone_is_no_body_and_a_white_frame_is_none_either() -> None:
+    array = ct().array.copy()
+    array[:, 33:35, 18:30] = 200.0  # a table below the patient
+    array[3:, :33] = -1000.0
+    array[0] = 3071.0
+    volume = Volume(array, Geometry.from_spacing(SHAPE, (3, 1, 1)), "CT")
+    assert body_slices(volume).tolist() == [False, True, True, False, False]
+
+
+@pytest.mark.parametrize("value", [-1000.0, 0.0, 3071.0])
+def test_no_slice_of_a_constant_image_holds_the_body(value: float) -> None:
+    volume = Volume(np.full(SHAPE, value), Geometry.from_spacing(SHAPE, (3, 1, 1)), "CT")
+    assert body_slices(volume).tolist() == [False] * 5

@@ -298,6 +298,56 @@ def test_without_memory_for_half_as_many_the_error_names_slices_and_option(
     assert seen == tried
 
 
+def ct_of(array: np.ndarray) -> Volume:
+    return Volume(array.astype(np.float32), Geometry.from_spacing(array.shape, (1, 1, 1)), "CT")
+
+
+def body_between(above: int, below: int) -> Volume:
+    """Eight slices of a body of 40 to 110 HU in air, with slices of air around it."""
+    array = np.full((8, 16, 16), -1000.0)
+    array[:, 4:12, 4:12] = 40 + 10 * np.arange(8)[:, None, None]
+    return ct_of(np.pad(array, ((above, below), (0, 0), (0, 0)), constant_values=-1000.0))
+
+
+@pytest.mark.parametrize("above", [0, 4, 12])
+@pytest.mark.parametrize("patch", [None, (4, 16, 16)])
+def test_slices_and_patches_of_air_around_the_body_do_not_move_the_embedding(
+    above: int, patch: tuple[int, int, int] | None, schema: LabelSchema
+) -> None:
+    config, network = PreprocessConfig(window_hu=(-1000, 1000)), Fixed(1, 0, 0, 0)
+    options = PredictConfig(overlap=0.0)
+    if patch is None:
+        one = Predictor(network, Preprocess(config, context_slices=0, stride=8), schema, CPU, 2)
+    else:
+        one = of_patches(network, config, schema, patch, options)
+    body = (40 + 10 * np.arange(8)).mean() / 1000  # a quarter of each slice; the rest is -1
+    wanted = [0.25 * body - 0.75]
+    np.testing.assert_allclose(one.predict(body_between(above, 8)).embedding, wanted, atol=1e-6)
+
+
+def test_where_planes_are_further_apart_than_slices_those_with_some_body_count(schema: LabelSchema) -> None:
+    config = PreprocessConfig(window_hu=(-1000, 1000), spacing_mm=(2.0, 1.0, 1.0))
+    one = of_patches(Fixed(1, 0, 0, 0), config, schema, (1, 16, 16), PredictConfig(overlap=0.0))
+    body = (40 + 10 * np.arange(8)).mean() / 1000
+    np.testing.assert_allclose(one.predict(body_between(8, 4)).embedding, [0.25 * body - 0.75], atol=0.03)
+
+
+def test_the_body_is_found_in_the_reading_direction(schema: LabelSchema) -> None:
+    volume, preprocess = body_between(2, 9), Preprocess(PreprocessConfig(window_hu=(-1000, 1000)), 0, 8)
+    one = Predictor(Fixed(1, 0, 0, 0), preprocess, schema, CPU, 2)
+    affine = volume.geometry.affine.copy()
+    affine[:3, 0] *= -1
+    turned = Volume(volume.array, Geometry(volume.geometry.shape, affine), "CT")
+    np.testing.assert_allclose(one.predict(turned).embedding, one.predict(volume).embedding, atol=1e-6)
+
+
+@pytest.mark.parametrize("value", [-1000.0, 0.0])
+def test_without_any_body_the_embedding_is_the_mean_over_all(value: float, schema: LabelSchema) -> None:
+    network = Fixed(1, 0, 0, 0)
+    one = Predictor(network, Preprocess(PreprocessConfig(window_hu=(-1000, 1000)), 0, 8), schema, CPU, 2)
+    np.testing.assert_allclose(one.predict(ct_of(np.full((3, 16, 16), value))).embedding, [value / 1000])
+
+
 def test_the_embedding_is_the_mean_over_slices(
     identity: SegmentingNetwork, window: PreprocessConfig, schema: LabelSchema
 ) -> None:

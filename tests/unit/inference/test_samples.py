@@ -222,7 +222,7 @@ def test_batches_and_threads_do_not_change_what_dropout_leaves_out(schema: Label
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(above=st.integers(0, 5), below=st.integers(0, 5), kind=st.sampled_from(["entropy", "dropout", "ensemble"]))
-def test_empty_slices_around_the_body_change_no_score(
+def test_empty_slices_around_the_body_change_neither_scores_nor_evidence_nor_embedding(
     schema: LabelSchema, labelled: Labelled, above: int, below: int, kind: str
 ) -> None:
     inner = labelled(Geometry.from_spacing((4, 18, 12), (3.0, 1.0, 1.0)), 4)[0].array  # 12 x 8 pixels: no padding
@@ -245,6 +245,11 @@ def test_empty_slices_around_the_body_change_no_score(
     for name, evidence in alone.evidence.items():
         assert padded.evidence[name].volume_ml == pytest.approx(evidence.volume_ml)
         assert padded.evidence[name].edge_share == evidence.edge_share
+        assert padded.evidence[name].components == evidence.components
+        for figure in ("mean_probability", "boundary_entropy", "samples_dice", "largest_probability"):
+            found = getattr(padded.evidence[name], figure)
+            assert found == pytest.approx(getattr(evidence, figure), abs=2e-3, nan_ok=True), figure
+    np.testing.assert_allclose(padded.embedding, alone.embedding, atol=1e-6)
 
 
 @pytest.mark.parametrize("patch", [None, (4, 8, 8)])

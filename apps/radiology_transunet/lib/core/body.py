@@ -32,6 +32,8 @@ SAMPLED = 1_000_000
 """Voxels that percentiles are taken from at most."""
 CLEAR_SHARE = 0.9
 """Of single voxels above the threshold that noise in the air never reaches."""
+LEAST_OF_FULLEST = 0.1
+"""Tissue of a slice that holds the body, as a share of the slice that has most of it; a table alone has less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,36 @@ def off_body(volume: Volume, mask: Mask, least: float) -> dict[str, float]:
         if label.id <= len(boxes) and (box := boxes[label.id - 1]) is not None
     }
     return {name: share for name, share in shares.items() if share < least}
+
+
+def body_slices(volume: Volume) -> BoolArray:
+    """Whether each slice (S,) holds the body, in the volume's own order; no slice does where there is no tissue.
+
+    A slice does when it has a tenth of the tissue of the fullest one, and is not of one value throughout. Air is told
+    from tissue in means over 3 x 3 voxels, which noise does not lift above the threshold.
+    """
+    air = air_of(volume)
+    shares = np.array([_tissue_share(plane, air) for plane in volume.array])
+    return np.asarray((shares > 0) & (shares >= LEAST_OF_FULLEST * shares.max()))
+
+
+def _tissue_share(plane: FloatArray, air: Air) -> float:
+    """Of a slice (R, C); 0 when all of it has one value."""
+    if plane.min() == plane.max():
+        return 0.0
+    side = min(SMOOTHED_VOXELS, *plane.shape)
+    rows, columns = (count // side for count in plane.shape)
+    whole = plane[: rows * side, : columns * side]
+    tissue = _blocks(whole, side) > air.threshold * side * side
+    if air.padding is not None:
+        tissue &= _blocks(air.no_padding(whole).astype(np.float32), side) > 0
+    return float(tissue.mean())
+
+
+def _blocks(plane: FloatArray, side: int) -> FloatArray:
+    """Sums over blocks of side x side of a slice that consists of whole ones; many times as fast as a reduction."""
+    tall = sum(plane[offset::side] for offset in range(side))
+    return np.asarray(sum(tall[:, offset::side] for offset in range(side)))
 
 
 def air_of(volume: Volume) -> Air:

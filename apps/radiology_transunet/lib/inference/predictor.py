@@ -23,6 +23,7 @@ from lib.core.values import Mask, MaskArray, Prediction, Volume
 from lib.inference.agreement import Agreement
 from lib.inference.config import ONE_ANSWER, PredictConfig, UncertaintyConfig, mirrored_axes
 from lib.inference.devices import MEMORY_ERRORS, device_lock, is_out_of_memory, release_memory
+from lib.inference.embedding import image_weights, weighted_mean
 from lib.inference.evidence import LabelTally
 from lib.inference.preprocess import FloatPlanes, Placement, Prepared, Preprocess
 from lib.inference.restore import SliceRestorer
@@ -174,6 +175,7 @@ class Predictor:
         canvas = _Canvas.of(prepared.placement, self.schema, images, self._asker.samples)
         started = canvas.add_time("preprocess", started)
         self._fill(canvas, prepared, windows, report or (lambda _: None), on_probabilities)
+        embedding = weighted_mean(canvas.embeddings, image_weights(volume, prepared.placement, windows))
         apart = canvas.latencies_s["network"] + canvas.latencies_s["scores"]
         started = canvas.add_time("restore", started + apart)
         quantities = canvas.tally.scores(canvas.agreement)
@@ -183,7 +185,7 @@ class Predictor:
             mask=Mask(canvas.mask, volume.geometry, self.schema),
             entropy=canvas.entropies,
             scores=quantities["entropy"],
-            embedding=canvas.embeddings.mean(axis=0),
+            embedding=embedding,
             latencies_s=canvas.latencies_s,
             quantities=quantities,
             evidence=evidence,

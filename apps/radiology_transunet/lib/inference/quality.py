@@ -17,13 +17,14 @@ import numpy.typing as npt
 
 from lib.core.atomic import replacing
 from lib.core.errors import ManifestMismatch, NotFound
+from lib.core.estimated import EstimatedDice as EstimatedDice
 from lib.core.values import LabelEvidence
 from lib.inference.quality_conformal import bound, patients_needed
 from lib.inference.quality_features import FEATURES, Plausible, features, is_predicted
 from lib.inference.quality_novelty import Neighbourhood
 from lib.inference.quality_regression import logistic
 
-FORMAT = 1
+FORMAT = 2
 QUALITY = "quality.json"
 LEVEL = 0.9
 """Share of new patients whose Dice lies in the interval, at least."""
@@ -35,32 +36,6 @@ UNFAMILIAR = "unlike what this model was calibrated on"
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True)
-class EstimatedDice:
-    """What the Dice of one label probably is; NaN stands for what nobody knows.
-
-    Attributes:
-        value: in [0, 1]; of what is not familiar it is a guess that is not to be shown.
-        low: end of the interval that holds the Dice of at least 90 % of new patients.
-        high: its other end.
-        is_familiar: whether the model was calibrated on such images and such masks.
-        reason: why a number is missing or not to be trusted, in words; "" = it is all there.
-    """
-
-    value: float
-    low: float
-    high: float
-    is_familiar: bool
-    reason: str = ""
-
-    def told(self) -> dict[str, float | bool | str | None]:
-        """For people and other software: no number where it is not to be trusted."""
-        names = ("value", "low", "high")
-        shown = {name: getattr(self, name) if self.is_familiar else nan for name in names}
-        numbers = {name: round(number, 3) if isfinite(number) else None for name, number in shown.items()}
-        return {**numbers, "is_familiar": self.is_familiar, "reason": self.reason}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
