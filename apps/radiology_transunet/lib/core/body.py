@@ -105,8 +105,13 @@ def _tissue_share(plane: FloatArray, air: Air) -> float:
 
 def _blocks(plane: FloatArray, side: int) -> FloatArray:
     """Sums over blocks of side x side of a slice that consists of whole ones; many times as fast as a reduction."""
-    tall = sum(plane[offset::side] for offset in range(side))
-    return np.asarray(sum(tall[:, offset::side] for offset in range(side)))
+    tall = plane[::side].copy()
+    for offset in range(1, side):
+        tall += plane[offset::side]
+    sums = tall[:, ::side].copy()
+    for offset in range(1, side):
+        sums += tall[:, offset::side]
+    return sums
 
 
 def air_of(volume: Volume) -> Air:
