@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from fastapi import Response
 
+from lib.core.estimated import EstimatedDice
 from lib.core.values import Mask, Prediction
-from lib.inference.quality import EstimatedDice
 from lib.ledger.rows import JobRow
 
 OCTETS = "application/octet-stream"
