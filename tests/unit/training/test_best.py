@@ -32,13 +32,10 @@ def run(
 
 @pytest.fixture
 def dice_by_validation(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """What the next validations find; the weights that they see are unchanged."""
+    """What the next validations find, that of the last weights among them; the weights that they see are unchanged."""
     values: list[float] = []
-
-    def validate(*_: object) -> dict[str, float | None]:
-        return {"bright": values.pop(0)}
-
-    monkeypatch.setattr(fit_module, "validate", validate)
+    for name in ("_mean_dice", "_mean_of"):
+        monkeypatch.setattr(fit_module, name, lambda *_: values.pop(0))
     return values
 
 
@@ -67,6 +64,23 @@ def test_the_last_weights_are_measured_too_before_the_best_are_chosen(
     result = run([make_case(1)], replace(CONFIG, validate_every=3), tmp_path)
     assert result.curve == ((3, 0.1), (6, 0.2), (8, 0.9))
     assert dice_by_validation == []
+
+
+@pytest.mark.parametrize(("last", "measured"), [(0.9, 1), (0.2, 1), (0.19, 2)])
+def test_the_last_weights_are_measured_once_and_the_best_in_their_place_once_more(
+    make_case: MakeCase,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    dice_by_validation: list[float],
+    last: float,
+    measured: int,
+) -> None:
+    calls: list[object] = []
+    real = fit_module.measure
+    monkeypatch.setattr(fit_module, "measure", lambda *given: calls.append(given) or real(*given))
+    dice_by_validation += [0.1, 0.2, last]
+    run([make_case(1)], replace(CONFIG, validate_every=3), tmp_path)
+    assert len(calls) == measured
 
 
 def test_a_kill_after_the_best_validation_loses_nothing_and_ends_the_same(

@@ -161,20 +161,21 @@ def fit(
     budget = _budget(config, keeper.find(), monotonic() - started)
 
     def attempt(no_memory: str) -> FitResult:
-        run = Run.start(network_config, schema, config, where, data.counts(), start, group)
-        keeper.resume(run)
-        if no_memory:
-            run.halve(no_memory)
-        judging = Predictor(run.average, preprocess, schema, where, VALIDATION_BATCH, predict), validation
-        _train(run, data, judging, budget, keeper, report)
-        return _result(run, judging, budget, report)
+        with group.reasons_shared():
+            run = Run.start(network_config, schema, config, where, data.counts(), start, group)
+            keeper.resume(run, again=no_memory != "")
+            if no_memory:
+                run.halve(no_memory)
+            judging = Predictor(run.average, preprocess, schema, where, VALIDATION_BATCH, predict), validation
+            _train(run, data, judging, budget, keeper, report)
+            return _result(run, judging, budget, report)
 
     with torch.random.fork_rng(devices=[]), memory_explained(network_config, config, data.window, group.size):
-        return twice(attempt) if group.size == 1 else attempt("")  # others would wait for a second one in vain
+        return twice(attempt, group.meet_again)
 
 
 def _train(run: Run, data: TrainingSet, judging: Judging, budget: Budget, keeper: Keeper, report: Report) -> None:
-    """Take the steps that are left, and put the weights in place that the config keeps."""
+    """Take the steps that are left."""
     config, device, validation = run.config, judging[0].device, judging[1]
     reported = 0.0
 
@@ -186,29 +187,33 @@ def _train(run: Run, data: TrainingSet, judging: Judging, budget: Budget, keeper
         with run.group.step():
             run.learn(draw_batch(data, config, run.step, progress, device, run.group), rate)
         due = len(validation) > 0 and config.validate_every > 0 and run.step % config.validate_every == 0
+        due = due and run.step < budget.steps  # the last weights are measured in any case
         kept = due and run.validated(_mean_dice(run, judging, tell))
         keeper.keep(run, budget.clock(), now=kept)
         if monotonic() - reported >= REPORT_EVERY_S:
             reported = monotonic()
             tell()
-    if config.keep == "best" and validation and (not run.curve or run.curve[-1][0] != run.step):
-        run.validated(_mean_dice(run, judging, tell))
     keeper.keep(run, budget.clock(), now=True)  # what is left to do is short, but must not cost the whole run
-    if run.best is not None:
-        run.average.load_state_dict(run.best[1])
 
 
 def _result(run: Run, judging: Judging, budget: Budget, report: Report) -> FitResult:
-    """The weights of a run that is over, measured."""
+    """The weights that the config keeps of a run that is over, measured."""
     predictor, validation = judging
     tell = lambda share: report(FitProgress("validate", share, run.step, run.step))  # noqa: E731
     found = measure(predictor, validation, tell, run.group)
+    if validation and run.took_back(_mean_of(found, predictor)):
+        found = measure(predictor, validation, tell, run.group)
     state = {name: value.cpu().contiguous() for name, value in run.average.state_dict().items()}
     dice = mean_dice_by_label(found, predictor.schema.names)
     curves = tuple(run.losses), tuple(run.curve)
     rest = tuple(run.rates), tuple(run.notes)
     usage = usage_of(run.config, predictor.device, run.group)
     return FitResult(state, dice, *curves, run.step, budget.clock(), found, *rest, usage)
+
+
+def _mean_of(found: Sequence[CaseMetrics], predictor: Predictor) -> float:
+    """Mean Dice over the labels that have a value, 0 without any."""
+    return metrics.mean_dice(mean_dice_by_label(found, predictor.schema.names)) or 0.0
 
 
 def _mean_dice(run: Run, judging: Judging, tell: Callable[[], None]) -> float:
