@@ -13,7 +13,7 @@ STYLE = """body{margin:0 auto;max-width:1180px;padding:16px 20px;background:#f4f
 font:15px/1.5 Inter,system-ui,"Segoe UI",sans-serif} h1{font-size:23px;margin:0} h2{font-size:16px;margin:0 0 8px}
 section{background:#fff;border:1px solid #d6dee6;border-radius:8px;padding:14px 18px;margin:14px 0;overflow-x:auto}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums} th{text-align:left;color:#536475;font-weight:500}
-th,td{padding:4px 16px 4px 0;border-bottom:1px solid #e9eef2;white-space:nowrap}
+th,td{padding:4px 16px 4px 0;border-bottom:1px solid #e9eef2;vertical-align:bottom} td{white-space:nowrap}
 .n{text-align:right} .soft{color:#536475}
 .curves{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,480px),1fr));gap:12px 26px}
 svg text{font:12px system-ui,sans-serif;fill:#536475} svg .axis{fill:none;stroke:#b8c4cf}
