@@ -16,6 +16,7 @@ from lib.workflows.anchors import contenders, line
 from lib.workflows.casecache import CaseCache, LazyCases
 from lib.workflows.collect import CalibrationCases, PromotionCases, accepted_ids, collect
 from lib.workflows.gate import Verdict
+from lib.workflows.heartbeat import Stopped
 from lib.workflows.judging import Exam, decide
 from lib.workflows.models import load_version
 from lib.workflows.promotion import promote, rollback
@@ -62,7 +63,13 @@ def judge(services: Services, label: Label, tmp_path: Path, monkeypatch: pytest.
         for _ in range(patients):
             label(f"x{next(numbers)}", "promotion", empty=True)
 
-    def act(*dice: Quality, patients: int, versions_first: bool = False, **gate: object) -> Verdict:
+    def act(
+        *dice: Quality,
+        patients: int,
+        versions_first: bool = False,
+        before: Callable[[], object] = lambda: None,
+        **gate: object,
+    ) -> Verdict:
         settings = replace(services.settings, gate=replace(services.settings.gate, **gate))
         object.__setattr__(services, "settings", settings)
         if not versions_first:
@@ -83,7 +90,7 @@ def judge(services: Services, label: Label, tmp_path: Path, monkeypatch: pytest.
         ids = accepted_ids(services, task, PromotionCases)
         cases = collect(services, cache, PromotionCases, ids, lambda share, message: None)
         exam = Exam(version, {"mean_dice": 0.9}, 0.9, CalibrationCases(cache, ()), cases)
-        return decide(services, task, exam, lambda share, message: heard.append(message))
+        return decide(services, task, exam, lambda share, message: heard.append(message), before)
 
     act.heard, act.measurements = heard, measurements  # type: ignore[attr-defined]
     return act
@@ -106,6 +113,31 @@ def test_a_shown_gain_serves_and_its_figures_are_kept_in_three_places(services: 
         "comparing the champion on the promotion patients",
         "comparing the challenger on the promotion patients",
     ]
+
+
+def test_what_a_challenger_needs_to_serve_is_made_before_it_serves_and_for_no_other(services: Services, judge) -> None:
+    task, seen = services.task().name, list[tuple[int, int]]()
+
+    def look() -> None:
+        seen.append((services.registry.champion(task).version, len(services.ledger.models.list(task))))
+
+    judge(0.80, 0.76, patients=6, before=look)
+    assert seen == []
+    judge(0.84, patients=0, before=look)
+    assert seen == [(1, 1)]  # the champion from before, and no verdict but that of the worse one
+    assert services.registry.champion(task).version == 3
+
+
+def test_a_verdict_is_not_written_down_when_what_the_challenger_needs_is_not_made(services: Services, judge) -> None:
+    def stop() -> None:
+        raise Stopped("stopped while learning")
+
+    with pytest.raises(Stopped):
+        judge(0.80, 0.84, patients=6, before=stop)
+    task = services.task().name
+    assert services.registry.champion(task).version == 1
+    assert services.ledger.models.list(task) == []
+    assert [entry for entry in services.ledger.audit.list() if entry.action == "model.gate"] == []
 
 
 def test_a_loss_is_recorded_and_not_served(services: Services, judge) -> None:

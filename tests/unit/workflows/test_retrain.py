@@ -61,11 +61,15 @@ def cohort(label: Label) -> dict[str, list[int]]:
 def test_a_first_training_registers_and_promotes_a_version_with_its_manifest(
     services: Services, cohort: dict[str, list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fitted: list[tuple[int, int]] = []
-    monkeypatch.setattr(retrain, "refit_quality", lambda *given: fitted.append((given[2], len(given[3]))))
-    outcome = run(services, take(services))
-    assert fitted == [(1, 2)]
+    fitted: list[tuple[int, int, object]] = []
     task = services.task()
+
+    def fit(*given: object) -> None:
+        fitted.append((given[2], len(given[3]), services.registry.champion(task.name)))  # type: ignore[arg-type]
+
+    monkeypatch.setattr(retrain, "refit_quality", fit)
+    outcome = run(services, take(services))
+    assert fitted == [(1, 2, None)]  # its first draft comes with estimates: it did not serve yet
     champion = services.registry.champion(task.name)
     assert champion is not None
     assert (outcome.version, outcome.promoted, champion.version) == (1, True, 1)

@@ -59,7 +59,9 @@ class Exam:
     promotion: PromotionCases
 
 
-def decide(services: Services, task: Task, exam: Exam, tell: Tell) -> Verdict:
+def decide(
+    services: Services, task: Task, exam: Exam, tell: Tell, before_serving: Callable[[], object] = lambda: None
+) -> Verdict:
     """Let the gate decide on a challenger, and carry it out; a verdict that was given stands.
 
     Args:
@@ -67,11 +69,14 @@ def decide(services: Services, task: Task, exam: Exam, tell: Tell) -> Verdict:
         task: that both are of.
         exam: who is judged, and on what.
         tell: called with the share done and what is going on; may raise to end it.
+        before_serving: what a challenger needs that is going to serve; the verdict is written down once it is done.
     """
     given = _given(services, task, exam.version)
     if given is not None:
         return given
     verdict = _judge(services, task, exam, tell)
+    if verdict.promote:
+        before_serving()
     figures = verdict.to_dict()
     services.registry.note(task.name, exam.version, GATE, json.dumps(figures))
     services.ledger.audit.add("gate", "model.gate", f"{task.name} {exam.version}", figures)

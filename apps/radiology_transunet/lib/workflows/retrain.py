@@ -14,6 +14,7 @@ import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
@@ -130,9 +131,8 @@ def run_retrain(services: Services, job: JobRow, report: Report, stop: Event) ->
     manifest = _load_manifest(model, task)
     version = _register(services, task, job, plan, model, calibration, tell)
     exam = Exam(version, manifest.metrics, manifest.metrics.get(MEAN), calibration, promotion)
-    verdict = decide(services, task, exam, part(tell, MEASURED, 1.0))
-    if verdict.promote:
-        refit_quality(services, task, version, calibration, part(tell, 1.0, 1.0))
+    estimates = partial(refit_quality, services, task, version, calibration, part(tell, 1.0, 1.0))
+    verdict = decide(services, task, exam, part(tell, MEASURED, 1.0), estimates)
     if verdict.promote and services.settings.presegment.automatic and services.settings.presegment.redraft:
         enqueue_drafts(services, task)
     folder, notes = job_folder(services, job.id), notes_of(services, job.id)
