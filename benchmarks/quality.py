@@ -41,7 +41,7 @@ from lib.core.values import LabelEvidence, Mask, Volume
 from lib.inference.config import UncertaintyConfig
 from lib.inference.quality import LEVEL, QualityModel
 from lib.inference.quality_degrade import KINDS
-from lib.inference.quality_features import is_predicted
+from lib.inference.quality_features import Drawn, is_predicted
 from lib.inference.quality_fit import KnownCase, fit_quality
 from lib.taskfile import Task, load_task
 from lib.training.data import Case
@@ -104,7 +104,6 @@ def run_cell(options: argparse.Namespace) -> Made:
     made = {name: kept(folder / f"{name}.json", make) for name, make in groups.items()}
     return {
         "groups": made,
-        "volumes_ml": annotated_volumes([*learn, *calibration]),
         "heads": {name: len({case["patient"] for case in some}) for name, some in made.items()},
         "training_cases": len(learn),
         "cpu_s": round(time.process_time() - started, 1),
@@ -259,11 +258,19 @@ def missed(cases: Sequence[KnownCase]) -> int:
     )
 
 
-def judged(made: Made) -> dict[str, dict[str, Any]]:
+def drawn_of(options: argparse.Namespace, seeds: Sequence[int]) -> list[dict[str, list[Drawn]]]:
+    """By seed, what was drawn on the cases to learn from and on those to calibrate on, as the product has it."""
+    known, _ = read_split(options.data, options.split, task_with_dropout())
+    return [
+        annotated_volumes([case for some in divided(known, seed, options.heads) for case in some]) for seed in seeds
+    ]
+
+
+def judged(made: Made, drawn: Mapping[str, Sequence[Drawn]]) -> dict[str, dict[str, Any]]:
     """Figures of one seed by group; "known" is the clean pictures and all known kinds."""
     groups = {name: [known(case) for case in some] for name, some in made["groups"].items()}
     labels = task_with_dropout().schema.names
-    model = fit_quality(groups["calibration"], labels, made["volumes_ml"], "benchmark")
+    model = fit_quality(groups["calibration"], labels, drawn, "benchmark")
     tested = {"known": [case for name in ("clean", *KINDS) for case in groups[name]], **groups}
     return {name: figures(rows_of(model, some), missed(some)) for name, some in tested.items() if name != "calibration"}
 
@@ -330,7 +337,8 @@ def main() -> None:
     kitchen = cells.Kitchen(__file__, shared, options.work, options.jobs, threads=1)
     wanted: dict[Cell, str] = {(str(seed),): key_of(options, seed) for seed in range(options.seeds)}
     made = kitchen.make(wanted, lambda cell, done: f"seed {cell[0]}: {done['cpu_s']} CPU s")
-    seeds = [judged(one) for one in made.values()]
+    drawn = drawn_of(options, [int(cell[0]) for cell in made])
+    seeds = [judged(*both) for both in zip(made.values(), drawn, strict=True)]
     rows = means(seeds)
     show(rows)
     print(verdict(rows["known"]))

@@ -13,7 +13,7 @@ from lib.core.errors import InvalidInput, ManifestMismatch, NotFound
 from lib.core.values import LabelEvidence
 from lib.inference.quality import NOT_PREDICTED, QUALITY, UNFAMILIAR, QualityModel, load_quality, save_quality
 from lib.inference.quality_conformal import bound, divided, patients_needed
-from lib.inference.quality_features import FEATURES, Plausible, features, plausible_volumes
+from lib.inference.quality_features import FEATURES, Drawn, Plausible, features, plausible_volumes
 from lib.inference.quality_fit import KnownCase, fit_quality
 from lib.inference.quality_novelty import Neighbourhood
 from lib.inference.quality_regression import fit_fractions, logistic
@@ -50,9 +50,13 @@ def cohort(patients: int, seed: int, series: int = 1) -> list[KnownCase]:
     return found
 
 
-def volumes(count: int = 20) -> dict[str, list[float]]:
+def volumes(count: int = 20) -> dict[str, list[Drawn]]:
+    """Of patients of whom no case is."""
     rng = np.random.default_rng(1)
-    return {name: [ml * float(np.exp(rng.normal(0, 0.3))) for _ in range(count)] for name, ml in USUAL_ML.items()}
+    return {
+        name: [Drawn(f"learned {number}", ml * float(np.exp(rng.normal(0, 0.3)))) for number in range(count)]
+        for name, ml in USUAL_ML.items()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -119,11 +123,27 @@ def test_fractions_of_0_and_1_alone_have_finite_coefficients() -> None:
 
 
 def test_a_volume_is_told_in_standard_deviations_of_the_annotated_ones() -> None:
-    usual = plausible_volumes({"liver": [1.0, np.e**1, np.e**2], "spleen": [5.0], "aorta": [0.0]})
+    liver = [Drawn("a", 1.0), Drawn("b", np.e**1), Drawn("c", np.e**2)]
+    usual = plausible_volumes({"liver": liver, "spleen": [Drawn("a", 5.0)], "aorta": [Drawn("a", 0.0)]})
     assert usual["liver"] == Plausible(pytest.approx(1.0), pytest.approx(1.0))
     assert usual["liver"].oddness(np.e**3) == pytest.approx(2.0)
     assert usual["liver"].oddness(1e-9) == -6.0
     assert set(usual) == {"liver", "spleen"}
+    assert plausible_volumes({"liver": liver, "spleen": [Drawn("a", 5.0)]}, without="a") == {
+        "liver": Plausible(pytest.approx(1.5), pytest.approx(0.4))
+    }
+
+
+def test_a_case_is_held_against_what_was_drawn_of_other_patients_alone() -> None:
+    """Its own volume among the usual ones would make a strange mask look plausible while the model is fitted."""
+    (case,) = cohort(1, seed=0)
+    swollen = replace(case.evidence["liver"], volume_ml=USUAL_ML["liver"] * 1e4)
+    odd, usual = replace(case, evidence={"liver": swollen}), volumes()
+    with_own = {**usual, "liver": [*usual["liver"], *[Drawn(case.patient, swollen.volume_ml)] * 50]}
+    plain, fitted = (fit_quality([odd], LABELS, drawn, ORIGIN) for drawn in (usual, with_own))
+    column = FEATURES.index("largeness")
+    assert (plain.centre[column], fitted.centre[column]) == (6.0, 6.0)
+    assert fitted.plausible["liver"].log_ml > plain.plausible["liver"].log_ml + 1  # for new patients it counts
 
 
 def test_features_are_nan_only_where_nothing_is_known() -> None:

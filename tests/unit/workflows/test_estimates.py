@@ -180,8 +180,8 @@ def test_volumes_are_of_wholly_annotated_cases(cases: Sequence[Case]) -> None:
     mask = Mask(np.pad(np.full((1, 2, 2), 3), ((0, 1), (0, 2), (0, 2))), volume.geometry, cases[0].mask.schema)
     whole = Case(volume, mask, "p")
     assert annotated_volumes([whole, replace(whole, coverage=Coverage(slices=(True, False)))]) == {
-        "ball": [pytest.approx(2.0)],
-        "cube": [0.0],
+        "ball": [("p", pytest.approx(2.0))],
+        "cube": [("p", 0.0)],
     }
 
 

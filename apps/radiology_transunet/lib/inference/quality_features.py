@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite, log
 from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +25,13 @@ FEWEST_VOLUMES = 3
 USUAL_SPREAD, LEAST_SPREAD = 0.4, 0.1
 """Standard deviation of the logarithm of a volume: of a label that was seen too rarely to know, and the least."""
 MOST_ODD = 6.0
+
+
+class Drawn(NamedTuple):
+    """A label that a person drew on one image: whose image it is, and the volume in ml."""
+
+    patient: str
+    ml: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +51,16 @@ class Plausible:
         return float(np.clip((log(volume_ml) - self.log_ml) / self.spread, -MOST_ODD, MOST_ODD))
 
 
-def plausible_volumes(volumes_ml: Mapping[str, Sequence[float]]) -> Mapping[str, Plausible]:
-    """Of each label that has volumes above 0, from annotated ones by label."""
+def plausible_volumes(drawn: Mapping[str, Sequence[Drawn]], without: str | None = None) -> Mapping[str, Plausible]:
+    """Of each label that has volumes above 0, from what people drew, by label.
+
+    Args:
+        drawn: of any number of images.
+        without: patient who is left out; None = nobody.
+    """
     found = {}
-    for label, volumes in volumes_ml.items():
-        logs = [log(volume) for volume in volumes if volume > 0]
+    for label, volumes in drawn.items():
+        logs = [log(one.ml) for one in volumes if one.ml > 0 and one.patient != without]
         if logs:
             spread = float(np.std(logs, ddof=1)) if len(logs) >= FEWEST_VOLUMES else USUAL_SPREAD
             found[label] = Plausible(float(np.mean(logs)), max(spread, LEAST_SPREAD))

@@ -1,7 +1,8 @@
 """Fits the model of estimated Dice on predictions whose masks a person has drawn.
 
 The penalty is the one under which held-out patients are estimated best, so with few cases little but the labels' means
-is left. The same held-out estimates are what the interval is made of.
+is left. The same held-out estimates are what the interval is made of. So that a calibration case meets them as a new
+patient's case would, its volumes are held against what was drawn of all others, never of its own patient.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ from lib.core.errors import InvalidInput
 from lib.core.values import LabelEvidence
 from lib.inference.quality import QualityModel, Scores, design_row, spread, standardised
 from lib.inference.quality_conformal import divided
-from lib.inference.quality_features import FEATURES, features, is_predicted, plausible_volumes
+from lib.inference.quality_features import FEATURES, Drawn, features, is_predicted, plausible_volumes
 from lib.inference.quality_novelty import Neighbourhood
 from lib.inference.quality_regression import fit_fractions, logistic
 
@@ -67,14 +68,14 @@ class _Pairs:
 
 
 def fit_quality(
-    cases: Sequence[KnownCase], labels: Sequence[str], volumes_ml: Mapping[str, Sequence[float]], origin: str
+    cases: Sequence[KnownCase], labels: Sequence[str], drawn: Mapping[str, Sequence[Drawn]], origin: str
 ) -> QualityModel:
     """The model of estimated Dice of one model version.
 
     Args:
         cases: that it has not learned from; some of each patient may be degraded copies.
         labels: all of the task.
-        volumes_ml: of what people drew, by label: of any number of images.
+        drawn: what people drew, by label: of those that the version learned from, and of the cases.
         origin: names the version and its kind of samples.
 
     Raises:
@@ -84,9 +85,9 @@ def fit_quality(
     if len(widths) > 1:
         raise InvalidInput(f"all embeddings must be of one model and one width, got widths {sorted(widths)}")
     numbers = {patient: number for number, patient in enumerate(sorted({case.patient for case in cases}))}
-    plausible = plausible_volumes(volumes_ml)
+    usual = {patient: plausible_volumes(drawn, without=patient) for patient in numbers}
     found = [
-        (features(case.evidence[name], plausible.get(name)), dice, numbers[case.patient], place)
+        (features(case.evidence[name], usual[case.patient].get(name)), dice, numbers[case.patient], place)
         for case in cases
         for place, name in enumerate(labels)
         if is_predicted(case.evidence.get(name)) and (dice := case.dice.get(name)) is not None
@@ -106,7 +107,7 @@ def fit_quality(
         origin=origin,
         labels=tuple(labels),
         seen=tuple(name for place, name in enumerate(labels) if place in set(places.tolist())),
-        plausible=plausible,
+        plausible=plausible_volumes(drawn),
         centre=centre,
         scale=scale,
         coefficients=coefficients,

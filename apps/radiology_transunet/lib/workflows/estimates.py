@@ -1,4 +1,4 @@
-"""Estimated Dice of the champion's predictions: fitted when it comes to serve, kept beside its weights.
+"""Estimated Dice of a version's predictions: fitted before it comes to serve, kept beside its weights.
 
 The calibration patients, from whom the network has not learned, are predicted with the samples with which it serves,
 each also as two worse pictures: on good ones alone nobody could learn what a bad mask looks like. The file is an
@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lib.core import metrics
-from lib.core.errors import InvalidInput, ManifestMismatch, NotFound, OutOfMemory
+from lib.core.errors import InvalidInput, ManifestMismatch, NotFound, OutOfMemory, PredictionFailed
+from lib.core.estimated import EstimatedDice
 from lib.core.values import Prediction
 from lib.registry.versions import ModelVersion
 from lib.taskfile import Task
@@ -25,7 +26,8 @@ from lib.workflows.services import Services
 if TYPE_CHECKING:
     from lib.inference.config import UncertaintyConfig
     from lib.inference.predictor import Predictor
-    from lib.inference.quality import EstimatedDice, QualityModel
+    from lib.inference.quality import QualityModel
+    from lib.inference.quality_features import Drawn
     from lib.inference.quality_fit import KnownCase
     from lib.training.data import Case
 
@@ -40,7 +42,12 @@ Tell = Callable[[float, str], None]
 
 
 def refit_quality(
-    services: Services, task: Task, version: int, cases: "Sequence[Case]", tell: Tell = lambda *_: None
+    services: Services,
+    task: Task,
+    version: int,
+    cases: "Sequence[Case]",
+    tell: Tell = lambda *_: None,
+    again: bool = False,
 ) -> bool:
     """Fit the estimates of a version and write them beside its weights, unless they are there.
 
@@ -52,6 +59,7 @@ def refit_quality(
         version: in the registry.
         cases: of calibration patients.
         tell: called with the share done and what is going on; may raise to end it.
+        again: fit also when they are there.
 
     Returns:
         Whether estimates of this version are there.
@@ -62,20 +70,21 @@ def refit_quality(
     """
     from lib.inference.quality import load_quality, save_quality
     from lib.inference.quality_fit import fit_quality
+    from lib.workflows.drawn import drawn_volumes
     from lib.workflows.models import load_served
 
     try:
         model = services.registry.get(task.name, version)
         origin = origin_of(model.folder, services.settings.uncertainty)
-        if _is_there(model.folder, origin):
+        if not again and _is_there(model.folder, origin):
             return True
         predictor = load_served(services, task, model)
         known = known_cases(predictor, cases, COPIES, STRENGTHS, tell)
-        save_quality(model.folder, fit_quality(known, task.schema.names, annotated_volumes(cases), origin))
+        save_quality(model.folder, fit_quality(known, task.schema.names, drawn_volumes(services, task), origin))
         return load_quality(model.folder).origin == origin
     except Stopped:
         raise
-    except (InvalidInput, ManifestMismatch, NotFound, OutOfMemory) as error:
+    except (InvalidInput, ManifestMismatch, NotFound, OutOfMemory, PredictionFailed) as error:
         logger.warning("version %d of task %s has no estimates of its Dice: %s", version, task.name, error)
         return False
 
@@ -131,18 +140,20 @@ def worse(case: "Case", kind: str, strength: float, rng: np.random.Generator) ->
     return replace(case, volume=made.volume, mask=made.cut(case.mask), coverage=replace(case.coverage, slices=slices))
 
 
-def annotated_volumes(cases: "Sequence[Case]") -> dict[str, list[float]]:
-    """Volumes in ml of what people drew, by label."""
-    found: dict[str, list[float]] = {}
+def annotated_volumes(cases: "Sequence[Case]") -> "dict[str, list[Drawn]]":
+    """What people drew on cases, by label; as `drawn_volumes`, for who has no ledger."""
+    from lib.inference.quality_features import Drawn
+
+    found: dict[str, list[Drawn]] = {}
     for case in cases:
         if case.coverage.slices is None:
             ml = case.mask.geometry.voxel_volume_mm3 / 1000
             for name, voxels in case.mask.voxels().items():
-                found.setdefault(name, []).append(voxels * ml)
+                found.setdefault(name, []).append(Drawn(case.patient, voxels * ml))
     return found
 
 
-def described(text: str, estimates: "Mapping[str, EstimatedDice]", room: int) -> str:
+def described(text: str, estimates: Mapping[str, EstimatedDice], room: int) -> str:
     """A description that ends with the least estimate of a label, as far as there is room for it.
 
     Args:
@@ -187,7 +198,7 @@ class Qualities:
         self._reading = threading.Lock()
         self._known: dict[Path, tuple[int, QualityModel | None, str]] = {}
 
-    def estimates(self, model: ModelVersion, prediction: Prediction) -> "Mapping[str, EstimatedDice]":
+    def estimates(self, model: ModelVersion, prediction: Prediction) -> Mapping[str, EstimatedDice]:
         """By label; empty where nothing was fitted for these weights and samples."""
         quality, origin = self._model(model)
         return {} if quality is None else quality.estimate(prediction.evidence, prediction.embedding, origin)
