@@ -9,11 +9,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lib.core.errors import InvalidSettings, OutOfMemory
+from lib.core.errors import InvalidSettings, OutOfMemory, PredictionFailed
 from lib.core.geometry import Geometry
 from lib.core.labels import LabelSchema
 from lib.core.values import Mask, Volume
-from lib.inference.config import InferenceConfig, PredictConfig, PreprocessConfig
+from lib.inference.config import InferenceConfig, PredictConfig, PreprocessConfig, UncertaintyConfig
 from lib.inference.devices import choose_device, device_lock, set_threads
 from lib.inference.ensemble import Ensemble
 from lib.inference.predictor import Predictor, SegmentingNetwork
@@ -296,6 +296,47 @@ def test_without_memory_for_half_as_many_the_error_names_slices_and_option(
     ):
         crowded.predict(volume)
     assert seen == tried
+
+
+class Holed(Fixed):
+    """Is no number at one voxel of the third slice that it sees."""
+
+    def __init__(self, where: tuple[int, int] = (4, 5)) -> None:
+        super().__init__(1.0, 0.0, 0.0, 0.0)
+        self.where, self.seen = where, 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = super().forward(images).clone()
+        if self.seen <= 2 < self.seen + len(images):
+            logits[(2 - self.seen, 2, *self.where)] = float("nan")
+        self.seen += len(images)
+        return logits
+
+
+@pytest.mark.parametrize(("reversed_slices", "number"), [(False, 2), (True, 5)])
+def test_an_answer_that_is_no_number_is_refused_with_its_slice(
+    reversed_slices: bool, number: int, window: PreprocessConfig, schema: LabelSchema
+) -> None:
+    affine = np.diag([3.0, 1.0, 1.0, 1.0])[[2, 1, 0, 3]]  # slices to the head
+    affine[2, 0] *= -1 if reversed_slices else 1
+    volume = Volume(np.ones((8, 16, 16), np.float32), Geometry((8, 16, 16), affine), "CT")
+    found = Predictor(Holed(), Preprocess(window, 0, 8), schema, CPU, batch_size=2)
+    found.name = "version 7 of task abdomen"
+    with pytest.raises(
+        PredictionFailed,
+        match=rf"^version 7 of task abdomen: .* got 1 voxels .* the first in slice {number} of 8 .*rollback",
+    ):
+        found.predict(volume)
+
+
+def test_samples_that_are_no_numbers_are_refused_as_well(window: PreprocessConfig, schema: LabelSchema) -> None:
+    volume = Volume(np.ones((8, 16, 16), np.float32), Geometry.from_spacing((8, 16, 16), (1, 1, 1)), "CT")
+    ensemble = UncertaintyConfig("ensemble", 2, 0, "entropy")
+    found = Predictor(
+        Fixed(1, 0, 0, 0), Preprocess(window, 0, 8), schema, CPU, 2, uncertainty=ensemble, others=(Holed(),)
+    )
+    with pytest.raises(PredictionFailed, match=r"^the network: probabilities must be numbers, got 1 voxels"):
+        found.predict(volume)
 
 
 def ct_of(array: np.ndarray) -> Volume:

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+from torch import Tensor
 
 from lib.core.errors import ArchiveUnavailable, InconsistentSeries, ManifestMismatch
 from lib.inference.model import Manifest, build_network, save_model
@@ -218,6 +219,40 @@ def test_a_version_that_cannot_be_loaded_is_not_asked_for_again_and_again(
         clock.turn(seconds=20)
     assert jobs(services) == [("done", 1), ("failed", 3)]
     assert draft(services) == 0
+
+
+def test_a_draft_with_voxels_that_are_no_numbers_fails_with_the_reason_and_others_go_on(
+    services: Services, add_series: AddSeries, champion: int, monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
+    """The network answers one voxel of the first series alone with NaN."""
+    champions, task = ChampionCache(services), services.task()
+    runner = JobRunner(services, champions, "w1")
+    network = champions.predictor(task.name)[0].network
+    segment, asked = network.segment, list[int]()
+
+    def segment_with_a_hole(images: Tensor) -> tuple[Tensor, Tensor]:
+        logits, embedding = segment(images)
+        asked.append(len(images))
+        if len(asked) == 1:
+            logits[0, 0, 3, 3] = float("nan")
+        return logits, embedding
+
+    monkeypatch.setattr(network, "segment", segment_with_a_hole)
+    add_series("P1")
+    add_series("P2")
+    assert draft(services) == 2
+    while runner.one_job():
+        pass
+    assert jobs(services) == [("failed", 1), ("done", 1)]
+    failed = services.ledger.jobs.list(kind=DRAFT)[1]
+    reason = f"version {champion} of task {task.name}: probabilities must be numbers, got "
+    assert failed.error.startswith(reason)
+    assert "the first in slice 0 of" in failed.error
+    assert "models rollback" in failed.error
+    assert services.registry.champion(task.name).version == champion
+    assert draft(services) == 0  # it rests
+    clock.turn(minutes=1)
+    assert draft(services) == 1
 
 
 def slow(fetch: Callable[[str], object], seconds: float) -> Callable[[str], object]:

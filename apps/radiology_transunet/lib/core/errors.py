@@ -19,6 +19,7 @@ LabelError
 ├── LedgerUnavailable       the database does not answer or has another schema version
 ├── RegistryUnavailable     the database of the model registry does not answer, or refuses
 ├── TrainingFailed          no data, a loss that is not a number, no memory
+├── PredictionFailed        a network answers with what is no number
 ├── OutOfMemory             a network and its pictures do not fit into the device's memory
 ├── DiskFull                a file has no room on its disk
 └── ProcessLost             a process or machine that took part in a computation is gone
@@ -99,6 +100,10 @@ class RegistryUnavailable(LabelError):
 
 class TrainingFailed(LabelError):
     """A training run could not start or had to stop."""
+
+
+class PredictionFailed(LabelError):
+    """A network answers with what is no number; the message names version and slice."""
 
 
 class OutOfMemory(LabelError):

@@ -7,7 +7,6 @@ at most. Memory: class maps of all labels exist for one batch of slices, or for 
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from itertools import chain, combinations
 from math import prod
 from time import perf_counter
@@ -17,18 +16,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lib.core.errors import OutOfMemory
+from lib.core.errors import OutOfMemory, PredictionFailed
 from lib.core.labels import BACKGROUND, LabelSchema
-from lib.core.values import Mask, MaskArray, Prediction, Volume
-from lib.inference.agreement import Agreement
+from lib.core.values import Mask, Prediction, Volume
+from lib.inference.canvas import Canvas
 from lib.inference.config import ONE_ANSWER, PredictConfig, UncertaintyConfig, mirrored_axes
 from lib.inference.devices import MEMORY_ERRORS, device_lock, is_out_of_memory, release_memory
 from lib.inference.embedding import image_weights, weighted_mean
-from lib.inference.evidence import LabelTally
 from lib.inference.preprocess import FloatPlanes, Placement, Prepared, Preprocess
 from lib.inference.restore import SliceRestorer
 from lib.inference.samples import Answer, SegmentingNetwork, make_asker
-from lib.inference.uncertainty import EntropyMap, as_float16, entropy, margin
 from lib.inference.windows import Windows, blend
 
 logger = logging.getLogger(__name__)
@@ -37,84 +34,11 @@ SLICE_PIXELS = 256 * 256
 """Patches go through a network as many at once as have the voxels of a batch of slices of this size."""
 AXES = {"slices": -3, "rows": -2, "columns": -1}
 """Of images (B, in, H, W), whose neighbour slices are channels, and of patches (B, 1, S, H, W) alike."""
-STAGES = ("preprocess", "network", "restore", "scores")
 
 Report = Callable[[float], None]
 OnProbabilities = Callable[[slice, npt.NDArray[np.float32]], None]
 """Takes which slices of the volume, and their probabilities (n, classes, rows, columns), in the volume's own order; the
 array is valid during the call."""
-
-
-@dataclass(slots=True)
-class _Canvas:
-    """The result of one volume while it grows slab by slab."""
-
-    mask: MaskArray
-    entropies: EntropyMap
-    information: EntropyMap | None
-    placement: Placement
-    tally: LabelTally
-    agreement: Agreement | None
-    images: int
-    seen: int = 0
-    embeddings: npt.NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 0), dtype=np.float32))
-    latencies_s: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
-
-    @classmethod
-    def of(cls, placement: Placement, schema: LabelSchema, images: int, samples: int) -> "_Canvas":
-        """An empty one, for so many images (slices or patches) of the network, each answered by so many samples."""
-        shape = placement.geometry.shape
-        quantities = ("entropy", "margin", "bald") if samples else ("entropy", "margin")
-        return cls(
-            mask=np.zeros(shape, dtype=np.uint8),
-            entropies=np.zeros(shape, dtype=np.float16),
-            information=np.zeros(shape, dtype=np.float16) if samples else None,
-            placement=placement,
-            tally=LabelTally(schema, quantities, placement.native, placement.spacing_mm),
-            agreement=Agreement(len(schema) + 1, samples) if samples else None,
-            images=images,
-        )
-
-    def add_time(self, stage: str, since: float) -> float:
-        """Count the seconds since `since` for a stage; returns now."""
-        now = perf_counter()
-        self.latencies_s[stage] += now - since
-        return now
-
-    def remember(self, embeddings: npt.NDArray[np.float32]) -> None:
-        """Keep the embeddings (B, d) of the next images.
-
-        In one array: small ones that stay alive between the large maps that come and go would keep malloc from using
-        the room of those again.
-        """
-        if not self.seen:
-            self.embeddings = np.empty((self.images, embeddings.shape[1]), dtype=np.float32)
-        self.embeddings[self.seen : self.seen + len(embeddings)] = embeddings
-        self.seen += len(embeddings)
-
-    def paint(self, rows: slice, probabilities: Tensor, information: Tensor | None, ids: MaskArray) -> None:
-        """Put on the slices `rows`, in reading direction.
-
-        Args:
-            rows: which slices.
-            probabilities: (n, classes, rows, columns).
-            information: (n, rows, columns) mutual information; None without samples.
-            ids: label id of each class.
-        """
-        best = probabilities.max(dim=1)  # each (n, rows, columns); three times as fast as argmax
-        classes = best.indices.to(torch.uint8).cpu().numpy()
-        maps = {"entropy": as_float16(entropy(probabilities).cpu().numpy(), len(ids))}
-        maps["margin"] = margin(probabilities).cpu().numpy().astype(np.float16)
-        view = self.placement.orientation.view
-        view(self.mask)[rows] = ids[classes]
-        view(self.entropies)[rows] = maps["entropy"]
-        if information is not None and self.information is not None:
-            maps["bald"] = as_float16(information.clamp_min(0.0).cpu().numpy(), len(ids))
-            view(self.information)[rows] = maps["bald"]
-        started = perf_counter()
-        largest = probabilities.amax(dim=(0, 2, 3)).cpu().numpy()[1:]  # (labels,)
-        self.tally.add(rows.start, classes, best.values.cpu().numpy(), largest, maps)
-        self.add_time("scores", started)
 
 
 class Predictor:
@@ -132,6 +56,9 @@ class Predictor:
 
     Raises:
         InvalidSettings: samples that the network or the options do not give.
+
+    Attributes:
+        name: what errors call the network; whoever loads a version names it.
     """
 
     def __init__(
@@ -155,6 +82,7 @@ class Predictor:
         self.batch_size = batch_size
         self.options = options
         self.uncertainty = uncertainty
+        self.name = "the network"
         self._asker = make_asker(network, others, _mirrors(options, preprocess), uncertainty)
         self._ids = np.array([BACKGROUND, *schema.ids], dtype=np.uint8)
 
@@ -167,12 +95,16 @@ class Predictor:
             volume: an image; any size and spacing.
             report: called with the share of slices or patches done, up to 1.
             on_probabilities: called with each slab of probabilities on the volume's grid; every slice comes once.
+
+        Raises:
+            PredictionFailed: the network answers with what is no number; names network and slice.
+            OutOfMemory: half of the batch is too much as well.
         """
         started = perf_counter()
         prepared = self.preprocess.apply(volume)
         windows = self._windows(prepared.placement)
         images = len(prepared.planes) if windows is None else len(windows)
-        canvas = _Canvas.of(prepared.placement, self.schema, images, self._asker.samples)
+        canvas = Canvas.of(prepared.placement, self.schema, images, self._asker.samples)
         started = canvas.add_time("preprocess", started)
         self._fill(canvas, prepared, windows, report or (lambda _: None), on_probabilities)
         embedding = weighted_mean(canvas.embeddings, image_weights(volume, prepared.placement, windows))
@@ -199,7 +131,7 @@ class Predictor:
 
     def _fill(
         self,
-        canvas: _Canvas,
+        canvas: Canvas,
         prepared: Prepared,
         windows: Windows | None,
         report: Report,
@@ -212,12 +144,18 @@ class Predictor:
             for rows, maps in restorer.push(planes):
                 probabilities = maps[:, : len(self._ids)]
                 information = None if canvas.information is None else maps[:, len(self._ids)]
-                canvas.paint(rows, probabilities, information, self._ids)
+                self._paint(canvas, rows, probabilities, information)
                 if on_probabilities is not None:
                     stored = placement.orientation.stored(probabilities.cpu().numpy())
                     on_probabilities(placement.stored_slices(rows), stored)
 
-    def _of_slices(self, prepared: Prepared, canvas: _Canvas, report: Report) -> Iterator[Tensor]:
+    def _paint(self, canvas: Canvas, rows: slice, probabilities: Tensor, information: Tensor | None) -> None:
+        try:
+            canvas.paint(rows, probabilities, information, self._ids)
+        except PredictionFailed as error:
+            raise PredictionFailed(f"{self.name}: {error}") from error
+
+    def _of_slices(self, prepared: Prepared, canvas: Canvas, report: Report) -> Iterator[Tensor]:
         """Maps (n, classes and more, H, W), batch by batch."""
         slices, inside, at_once = prepared.slices, prepared.placement.inside[1:], self.batch_size
         while canvas.seen < len(slices):
@@ -230,7 +168,7 @@ class Predictor:
             yield _maps(answer)
             report(canvas.seen / len(slices))
 
-    def _of_patches(self, prepared: Prepared, canvas: _Canvas, report: Report, windows: Windows) -> Iterator[Tensor]:
+    def _of_patches(self, prepared: Prepared, canvas: Canvas, report: Report, windows: Windows) -> Iterator[Tensor]:
         """Maps (n, classes and more, H, W) of the next planes, as soon as no further patch touches them."""
 
         def classify(patches: FloatPlanes, weights: Tensor) -> Tensor:
@@ -243,7 +181,7 @@ class Predictor:
         at_once = max(1, self.batch_size * SLICE_PIXELS // prod(windows.patch))
         return blend(prepared.planes, windows, at_once, classify)
 
-    def _ask_or_halve(self, canvas: _Canvas, slices: FloatPlanes, at_once: int) -> Answer | None:
+    def _ask_or_halve(self, canvas: Canvas, slices: FloatPlanes, at_once: int) -> Answer | None:
         """What is said of slices (B, in, H, W); None where half as many are to be asked about, for want of memory.
 
         Raises:
@@ -265,7 +203,7 @@ class Predictor:
         release_memory()  # only here: the error kept everything alive that its frames hold
         return None
 
-    def _ask(self, canvas: _Canvas, images: FloatPlanes) -> Answer:
+    def _ask(self, canvas: Canvas, images: FloatPlanes) -> Answer:
         """What is said of images (B, in, ...)."""
         started = perf_counter()
         with device_lock(self.device), torch.inference_mode():

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from lib.core.errors import LabelError, NoChampion, NotFound
+from lib.core.estimated import EstimatedDice
 from lib.core.values import Prediction
 from lib.registry.versions import ModelVersion
 from lib.taskfile import Task
@@ -22,7 +23,6 @@ from lib.workflows.services import Services
 
 if TYPE_CHECKING:
     from lib.inference.predictor import Predictor
-    from lib.inference.quality import EstimatedDice
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ class ChampionCache:
             raise no_champion(task.name)
         return serving.predictor, serving.model.version
 
-    def estimates(self, task_name: str, version: int, prediction: Prediction) -> "Mapping[str, EstimatedDice]":
+    def estimates(self, task_name: str, version: int, prediction: Prediction) -> Mapping[str, EstimatedDice]:
         """The estimated Dice of each label of a prediction; empty where that version does not serve or has none."""
         serving = self._slots[task_name].serving
         if serving is None or serving.model.version != version:
@@ -149,7 +149,7 @@ def load_version(services: Services, task: Task, model: ModelVersion, device: st
     from lib.inference.model import load_predictor
 
     config = services.settings.inference
-    return load_predictor(model.folder, task, device or config.device, config.batch_size)
+    return _named(load_predictor(model.folder, task, device or config.device, config.batch_size), task, model)
 
 
 def load_served(services: Services, task: Task, champion: ModelVersion, device: str = "") -> "Predictor":
@@ -173,7 +173,14 @@ def load_served(services: Services, task: Task, champion: ModelVersion, device: 
         except NotFound as error:
             logger.info("version %d of task %s is not compared with: %s", version, task.name, error)
     where, batch_size = device or settings.inference.device, settings.inference.batch_size
-    return load_sampled(champion.folder, others, task, where, batch_size, settings.uncertainty)
+    predictor = load_sampled(champion.folder, others, task, where, batch_size, settings.uncertainty)
+    return _named(predictor, task, champion)
+
+
+def _named(predictor: "Predictor", task: Task, model: ModelVersion) -> "Predictor":
+    """The predictor, which names its version in its errors from now on."""
+    predictor.name = f"version {model.version} of task {task.name}"
+    return predictor
 
 
 def no_champion(task_name: str) -> NoChampion:
