@@ -8,7 +8,10 @@ from markupsafe import Markup
 
 WIDTH, HEIGHT = 560, 300
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 14, 34
-COLOURS = ("#0b6e99", "#a8232c", "#14713d", "#8a5a00", "#6a3fa0", "#536475", "#c2548d", "#2f9e9e", "#b8860b", "#333f4b")
+COLOURS = (
+    *("#0b6e99", "#a8232c", "#14713d", "#8a5a00", "#6a3fa0", "#536475"),
+    *("#c2548d", "#2f9e9e", "#b8860b", "#333f4b", "#7aa02c", "#d2691e"),
+)
 STYLE = """body{margin:0 auto;max-width:1180px;padding:16px 20px;background:#f4f6f8;color:#17222d;
 font:15px/1.5 Inter,system-ui,"Segoe UI",sans-serif} h1{font-size:23px;margin:0} h2{font-size:16px;margin:0 0 8px}
 section{background:#fff;border:1px solid #d6dee6;border-radius:8px;padding:14px 18px;margin:14px 0;overflow-x:auto}
