@@ -93,18 +93,44 @@ def test_promote_switches_the_champion_and_names_the_one_before(registry: Regist
     assert [version.is_champion for version in registry.list(task)] == [True, False]
 
 
+def back(registry: Registry, task: str) -> int:
+    """Go back by one champion; the version that serves then."""
+    target = registry.previous(task)
+    assert target is not None
+    return registry.rollback(task, target).version
+
+
 def test_rollback_goes_back_through_the_champions_one_by_one(registry: Registry, task: str, weights: Path) -> None:
     for _ in range(4):
         registry.register(task, weights, {})
     for version in (1, 3, 3, 4):
         registry.promote(task, version)
-    assert registry.rollback(task).version == 3
-    assert registry.rollback(task).version == 1
-    with pytest.raises(Conflict, match="earlier champion"):
-        registry.rollback(task)
+    assert back(registry, task) == 3
+    assert back(registry, task) == 1
+    assert registry.previous(task) is None
+    with pytest.raises(Conflict, match=r"version 4 of task .* must be one that served before, got \[\]"):
+        registry.rollback(task, 4)
     champion = registry.champion(task)
     assert champion is not None
     assert champion.version == 1
+
+
+def test_who_rolls_back_to_the_same_version_twice_goes_back_once(registry: Registry, task: str, weights: Path) -> None:
+    for version in (1, 2, 3):
+        registry.register(task, weights, {})
+        registry.promote(task, version)
+    assert [registry.rollback(task, 2).version for _ in range(2)] == [2, 2]
+    assert registry.served(task) == (1, 2)
+
+
+def test_one_process_at_a_time_decides_what_serves_and_a_stuck_one_is_told(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lib.registry.registry.SWITCH_WAIT_S", 0.2)
+    with registry.switching(), pytest.raises(RegistryUnavailable, match=r"free within 0.2 s.*stopped or stuck"):
+        registry.switching().__enter__()
+    with registry.switching():
+        pass
 
 
 def test_rollback_passes_over_a_former_champion_without_weights(registry: Registry, task: str, weights: Path) -> None:
@@ -112,7 +138,7 @@ def test_rollback_passes_over_a_former_champion_without_weights(registry: Regist
         registry.register(task, weights, {})
         registry.promote(task, version)
     shutil.rmtree(registry.path(task, 2))
-    assert registry.rollback(task).version == 1
+    assert back(registry, task) == 1
 
 
 def test_an_interrupted_promotion_leaves_no_trace_in_the_way_back(
@@ -135,7 +161,7 @@ def test_an_interrupted_promotion_leaves_no_trace_in_the_way_back(
     champion = registry.champion(task)
     assert champion is not None
     assert champion.version == 2
-    assert registry.rollback(task).version == 1
+    assert back(registry, task) == 1
 
 
 def test_a_version_that_does_not_exist_is_not_promoted(registry: Registry, task: str, weights: Path) -> None:
@@ -273,7 +299,7 @@ def test_a_kill_leaves_no_half_registered_version(
     folders = {path.name for path in (Path(located.models) / task).iterdir()}
     assert folders == {version.folder.name for version in registry.list(task)}
     registry.promote(task, newest + 1)
-    assert registry.rollback(task).version == 1
+    assert back(registry, task) == 1
 
 
 def test_a_copy_that_was_cut_off_is_swept_by_the_next_registration(

@@ -73,7 +73,7 @@ def test_a_new_champion_serves_without_restart_and_old_requests_keep_theirs(
     new, version = cache.predictor(name)
     assert (version, answer(new)) == (2, 1)
     assert answer(old) == 3
-    services.registry.rollback(name)
+    services.registry.rollback(name, 1)
     assert cache.predictor(name)[1] == 1
 
 

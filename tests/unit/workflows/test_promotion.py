@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -108,7 +109,7 @@ def test_a_rollback_that_was_left_open_goes_back_one_step_and_not_two(
         promote(services, task, add_model(), "better")
     services.ledger.models.begin(task.name, 2, "rollback", "decided")
     if moved:
-        services.registry.rollback(task.name)
+        services.registry.rollback(task.name, 2)
     assert reconcile_promotions(services) == 1
     assert champion(services) == 2
 
@@ -123,6 +124,69 @@ def test_an_open_verdict_is_carried_out_before_a_newer_one(services: Services, a
     assert services.registry.previous(task.name) == 1
     reconcile_promotions(services)
     assert champion(services) == 3
+
+
+def test_a_start_of_another_process_in_the_middle_of_a_rollback_does_not_go_back_twice(
+    services: Services, add_model: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = services.task()
+    for _ in range(3):
+        promote(services, task, add_model(), "better")
+    other = threading.Thread(target=reconcile_promotions, args=(services,))
+    begin = type(services.ledger.models).begin
+
+    def begin_while_another_starts(*given: object) -> int:
+        row_id = begin(*given)  # type: ignore[arg-type]
+        other.start()
+        other.join(0.5)
+        return row_id
+
+    monkeypatch.setattr(type(services.ledger.models), "begin", begin_while_another_starts)
+    assert rollback(services, task, "by hand").version == 2
+    other.join()
+    assert champion(services) == 2
+    assert verdicts(services)[-1] == (2, "rollback", "done")
+
+
+def test_a_promotion_that_stalls_before_the_switch_does_not_come_after_a_later_decision(
+    services: Services, add_model: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = services.task()
+    promote(services, task, add_model(), "first")
+    add_model()
+    reached, go_on = threading.Event(), threading.Event()
+    switch = type(services.registry).promote
+
+    def stall(registry: object, name: str, version: int) -> int | None:
+        if version == 2:
+            reached.set()
+            assert go_on.wait(20)
+        return switch(registry, name, version)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(type(services.registry), "promote", stall)
+    stalled = threading.Thread(target=promote, args=(services, task, 2, "the gate"))
+    by_hand = threading.Thread(target=promote, args=(services, task, 1, "by hand"))
+    stalled.start()
+    assert reached.wait(20)
+    by_hand.start()
+    by_hand.join(0.5)
+    go_on.set()
+    stalled.join()
+    by_hand.join()
+    assert champion(services) == 1
+    assert verdicts(services)[1:] == [(2, "promoted", "done"), (1, "promoted", "done")]
+
+
+@pytest.mark.parametrize("decide", [promote, keep])
+def test_a_decision_that_does_not_hold_any_more_leaves_no_trace(
+    services: Services, add_model: Callable[..., int], decide: Callable[..., None]
+) -> None:
+    def refuse() -> None:
+        raise Conflict("the job is somebody else's by now")
+
+    with pytest.raises(Conflict, match="somebody else's"):
+        decide(services, services.task(), add_model(), "better", {}, refuse)
+    assert (champion(services), verdicts(services)) == (None, [])
 
 
 def test_an_open_verdict_on_a_version_without_weights_is_closed_and_logged(

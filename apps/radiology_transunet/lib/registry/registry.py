@@ -2,7 +2,8 @@
 
 A version is registered in the order weights, row: its folder appears whole under a name of its own before the row
 exists, so a killed process leaves at most a folder that nothing names, and the next registration removes it. Writers of
-all processes take turns under one file lock; readers never wait for it.
+all processes take turns under one file lock; readers never wait for it. Who decides what serves holds another one from
+the decision's first trace to its last, see `switching`.
 
 The alias `champion` is the truth of what serves a task. The versions that served before are remembered in a tag of the
 task's model, which is written before the alias: an entry that equals the champion is the trace of a promotion that was
@@ -11,7 +12,8 @@ interrupted, and counts as nothing.
 
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,9 @@ from lib.registry.versions import CHAMPION, FOLDER_TAG, KEY_TAG, METRICS_TAG, OW
 
 FORMER_TAG = "former_champions"
 """JSON list of versions, the newest last."""
+SWITCH_LOCK = ".switch.lock"
+SWITCH_WAIT_S = 30.0
+"""A switch takes a second; who waits longer learns that another process is stuck in one."""
 
 
 class Registry:
@@ -127,6 +132,16 @@ class Registry:
         """The version that was registered under this key, or None."""
         return next((version for version in self.list(task) if version.key == key), None)
 
+    @contextmanager
+    def switching(self) -> Iterator[None]:
+        """Hold the right to decide what serves against all other processes and threads; not twice at once.
+
+        Raises:
+            RegistryUnavailable: another process has held it for half a minute.
+        """
+        with exclusive(self._models, SWITCH_LOCK, SWITCH_WAIT_S):
+            yield
+
     def promote(self, task: str, version: int) -> int | None:
         """Let a version serve the task.
 
@@ -167,21 +182,23 @@ class Registry:
         champion = self._champion_number(task)
         return () if champion is None else (*(n for n in self._former(task) if n != champion), champion)
 
-    def rollback(self, task: str) -> ModelVersion:
-        """Let the version serve that served before the present champion.
+    def rollback(self, task: str, to: int) -> ModelVersion:
+        """Let a version serve again that served before; nothing changes when it serves already.
 
         Raises:
-            Conflict: there is no earlier champion whose weights are still there.
+            Conflict: it did not serve before the champion.
+            NotFound: its weights are gone.
         """
-        self.open()
+        self.get(task, to)
         with exclusive(self._models):
-            former, target = self._former(task), self.previous(task)
-            if target is None:
-                raise Conflict(f"task {task} must have an earlier champion to go back to, got none")
-            call(lambda: self._client.set_registered_model_alias(task, CHAMPION, str(target)))
-            newest = max(index for index, number in enumerate(former) if number == target)
-            self._remember(task, former[:newest])
-        return self.get(task, target)
+            former = self._former(task)
+            if self._champion_number(task) != to:
+                if to not in former:
+                    raise Conflict(f"version {to} of task {task} must be one that served before, got {list(former)}")
+                call(lambda: self._client.set_registered_model_alias(task, CHAMPION, str(to)))
+                newest = max(index for index, number in enumerate(former) if number == to)
+                self._remember(task, former[:newest])
+        return self.get(task, to)
 
     def _version(self, task: str, version: int, champion: int | None) -> ModelVersion:
         row = call(lambda: self._client.get_model_version(task, str(version)))

@@ -2,10 +2,12 @@
 
 The ledger's row is written first and stays open until the alias has moved; the alias is the truth. Whoever switches,
 and every start, first completes what a killed process left open, so that an old decision never comes after a newer one.
+All that happens under one lock of all processes, from before the row to after the alias: a process that is slow between
+both is waited for, and never comes late with what it decided.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from lib.core.errors import Conflict, NotFound
@@ -22,49 +24,92 @@ ROLLBACK = "rollback"
 
 
 def promote(
-    services: Services, task: Task, version: int, reason: str, metrics: Mapping[str, Any] | None = None
+    services: Services,
+    task: Task,
+    version: int,
+    reason: str,
+    metrics: Mapping[str, Any] | None = None,
+    require: Callable[[], None] = lambda: None,
 ) -> None:
     """Let a version serve the task, recorded with the reason.
+
+    Args:
+        services: the rooms.
+        task: that it is to serve.
+        version: which one.
+        reason: in words.
+        metrics: to keep with the decision.
+        require: called when nobody else can switch any more; raises when the decision does not hold by now.
 
     Raises:
         NotFound: no such version.
         ManifestMismatch: it does not fit the task; the champion stays.
+        RegistryUnavailable: another process is stuck in a switch.
     """
-    reconcile_promotions(services, task.name)
-    _require_fits(services, task, version)
-    row_id = services.ledger.models.begin(task.name, version, PROMOTED, reason, metrics or {})
-    services.registry.promote(task.name, version)
-    services.ledger.models.finish(row_id)
+    with services.registry.switching():
+        _reconcile(services, task.name)
+        _require_fits(services, task, version)
+        require()
+        row_id = services.ledger.models.begin(task.name, version, PROMOTED, reason, metrics or {})
+        services.registry.promote(task.name, version)
+        services.ledger.models.finish(row_id)
 
 
-def rollback(services: Services, task: Task, reason: str) -> ModelVersion:
-    """Let the version serve again that served before the champion, recorded with the reason.
+def rollback(
+    services: Services, task: Task, reason: str, to: int | None = None, require: Callable[[], None] = lambda: None
+) -> ModelVersion:
+    """Let a version serve again that served before the champion, recorded with the reason.
+
+    Args:
+        services: the rooms.
+        task: that it is to serve.
+        reason: in words.
+        to: which one; None = the last one before the champion whose weights are there.
+        require: as for `promote`.
 
     Raises:
-        Conflict: there is no earlier champion.
+        Conflict: there is no earlier champion, or `to` is none.
         ManifestMismatch: it does not fit the task as it is now; the champion stays.
+        RegistryUnavailable: another process is stuck in a switch.
     """
-    reconcile_promotions(services, task.name)
-    target = services.registry.previous(task.name)
-    if target is None:
-        raise Conflict(f"task {task.name} has no earlier champion to go back to; see: transunet-label models list")
-    _require_fits(services, task, target)
-    row_id = services.ledger.models.begin(task.name, target, ROLLBACK, reason)
-    model = services.registry.rollback(task.name)
-    services.ledger.models.finish(row_id)
-    return model
+    with services.registry.switching():
+        _reconcile(services, task.name)
+        target = to if to is not None else services.registry.previous(task.name)
+        if target is None:
+            raise Conflict(f"task {task.name} has no earlier champion to go back to; see: transunet-label models list")
+        _require_fits(services, task, target)
+        require()
+        row_id = services.ledger.models.begin(task.name, target, ROLLBACK, reason)
+        model = services.registry.rollback(task.name, target)
+        services.ledger.models.finish(row_id)
+        return model
 
 
-def keep(services: Services, task: Task, version: int, reason: str, metrics: Mapping[str, Any]) -> None:
+def keep(
+    services: Services,
+    task: Task,
+    version: int,
+    reason: str,
+    metrics: Mapping[str, Any],
+    require: Callable[[], None] = lambda: None,
+) -> None:
     """Record that a version does not become the champion, with the reason."""
-    services.ledger.models.finish(services.ledger.models.begin(task.name, version, KEPT, reason, metrics))
+    with services.registry.switching():
+        _reconcile(services, task.name)
+        require()
+        services.ledger.models.finish(services.ledger.models.begin(task.name, version, KEPT, reason, metrics))
 
 
 def reconcile_promotions(services: Services, task_name: str | None = None) -> int:
     """Complete what a killed process left between ledger and registry; how many rows were open.
 
-    Runs at the start of server and worker and before each switch.
+    Runs at the start of server and worker and before each training; each switch does the same.
     """
+    with services.registry.switching():
+        return _reconcile(services, task_name)
+
+
+def _reconcile(services: Services, task_name: str | None) -> int:
     opened = services.ledger.models.open(task_name)
     for row in opened:
         _complete(services, row)
@@ -79,8 +124,7 @@ def _complete(services: Services, row: VerdictRow) -> None:
         return
     try:
         if row.verdict == ROLLBACK:
-            if services.registry.previous(row.task) == row.version:
-                services.registry.rollback(row.task)
+            services.registry.rollback(row.task, row.version)
         else:
             services.registry.promote(row.task, row.version)
     except (NotFound, Conflict) as error:
