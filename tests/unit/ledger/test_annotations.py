@@ -122,7 +122,7 @@ def test_a_queued_draft_is_not_made_under_an_annotators_hands(ledger: Ledger, cl
         ledger.annotations.add_draft(draft("1.1", 2, "s2"), b"two", job=job)
     assert statuses(ledger) == {old: "draft"}
     clock.turn(60)
-    assert ledger.annotations.undrafted(TASK, 2) == ["1.1", "1.2"]
+    assert ledger.annotations.undrafted(TASK, 2) == ["1.2", "1.1"]  # first what no version has scored
     new = ledger.annotations.add_draft(draft("1.1", 2, "s2"), b"two", job=job)
     assert statuses(ledger) == {old: "superseded", new: "draft"}
 
@@ -404,11 +404,11 @@ def test_series_that_want_a_draft_are_ready_unlabelled_unleased_and_without_that
     ledger.annotations.add_draft(draft("1.2", 2))
     ledger.annotations.add_human(human("1.3"), accept=False)
     ledger.queue.lease("1.4", TASK, "anna", 60)
-    assert ledger.annotations.undrafted(TASK, 2) == ["1.1", "1.5"]
-    assert ledger.annotations.undrafted(TASK, 1) == ["1.2", "1.5"]
-    assert ledger.annotations.undrafted(TASK, 1, limit=1) == ["1.2"]
+    assert ledger.annotations.undrafted(TASK, 2) == ["1.5", "1.1"]
+    assert ledger.annotations.undrafted(TASK, 1) == ["1.5", "1.2"]
+    assert ledger.annotations.undrafted(TASK, 1, limit=1) == ["1.5"]
     clock.turn(60)
-    assert ledger.annotations.undrafted(TASK, 2) == ["1.1", "1.4", "1.5"]
+    assert ledger.annotations.undrafted(TASK, 2) == ["1.4", "1.5", "1.1"]
 
 
 def test_unknown_things_are_not_found(ledger: Ledger) -> None:

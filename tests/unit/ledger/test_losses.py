@@ -43,7 +43,7 @@ def test_a_draft_without_its_seg_is_drawn_again(ledger: Ledger) -> None:
     assert ledger.annotations.undrafted(TASK, 1) == ["1.2"]
     assert ledger.annotations.lose(ours)
     assert state(ledger, ours) == ("superseded", LEFT, False)
-    assert ledger.annotations.undrafted(TASK, 1) == ["1.1", "1.2"]
+    assert ledger.annotations.undrafted(TASK, 1) == ["1.2", "1.1"]
     assert not ledger.annotations.lose(ours)
     assert ledger.annotations.restore("series-of-s1", accept=True) == []
 

@@ -123,3 +123,46 @@ def test_drafts_from_before_all_quantities_were_kept_have_the_entropy_alone(empt
     assert ledger.annotations.scores(1) == {"liver": 0.5}
     ledger.close()
     database.close()
+
+
+def test_the_scores_of_drafts_become_those_of_their_version_and_go_back_with_their_drafts(empty_url: str) -> None:
+    database = at_version(empty_url, "0006")
+    with database.write() as connection:
+        insert(connection, "patients", patient="p", split="pool", reason="", created_at=START)
+        texts = dict.fromkeys(("study_uid", "reason", "description", "institution", "manufacturer", "date"), "")
+        facts = {"modality": "CT", "instances": 3, "frame_of_reference_uid": "f", "findings": []}
+        times = {"created_at": START, "updated_at": START}
+        insert(connection, "series", series_uid="1.1", patient="p", status="ready", **texts, **facts, **times)
+        what = {"voxels": {}, "nothing_found": False, "made_at": START, "created_at": START, "origin": "model"}
+        other = "it was made when the series had 2 instances, now it has 3"
+        drafts = (("superseded", 1, other), ("superseded", 1, ""), ("superseded", 1, ""), ("draft", 2, ""))
+        for number, (status, version, reason) in enumerate(drafts, start=1):
+            row = {"status": status, "model_version": version, "reason": reason, "author": "ours"}
+            insert(connection, "annotations", series_uid="1.1", task=TASK, **row, **what)
+            insert(connection, "scores", annotation_id=number, label="liver", score=number / 10, components=number)
+            insert(connection, "embeddings", annotation_id=number, vector=bytes([number] * 4))
+        fixed = {"payload": {}, "attempts": 0, "max_attempts": 3, "progress": 0.0, "message": "", "error": ""}
+        at = {"created_at": START, "not_before": START, "result": {}}
+        insert(connection, "jobs", kind="draft", task=TASK, key="k", state="queued", **fixed, **at)
+    schema.upgrade(database)
+    ledger = Ledger(empty_url, lambda: START)
+    assert ledger.scorings.versions("1.1", TASK) == {1: "", 2: ""}
+    found = {version: ledger.queue.candidates(TASK, version, compared=version)[0] for version in (1, 2)}
+    assert [(v, c.scores["liver"].entropy, c.vector, c.scored_at) for v, c in found.items()] == [
+        (1, 0.3, b"\3\3\3\3", START),
+        (2, 0.4, b"\4\4\4\4", START),
+    ]
+    assert [ledger.annotations.scores(number) for number in (1, 2, 3, 4)] == [{}, {}, {"liver": 0.3}, {"liver": 0.4}]
+    assert ledger.jobs.take(["draft"], "w", 60) is not None
+    ledger.close()
+    with database.write() as connection:
+        config = Config()
+        config.set_main_option("script_location", str(schema.MIGRATIONS))
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0006")
+    with database.read() as connection:
+        rows = connection.execute(sa.text("SELECT annotation_id, score, components FROM scores ORDER BY 1")).all()
+        vectors = connection.execute(sa.text("SELECT annotation_id FROM embeddings ORDER BY 1")).scalars().all()
+    assert ([tuple(row) for row in rows], list(vectors)) == ([(3, 0.3, 3.0), (4, 0.4, 4.0)], [3, 4])
+    schema.upgrade(database)
+    database.close()

@@ -235,7 +235,7 @@ def test_candidates_are_ready_and_unlabelled_with_what_our_draft_says(ledger: Le
     ledger.annotations.add_draft(draft("1.3", 2), scores={"liver": math.nan})
     foreign = draft("1.4", None, "f", origin="foreign_model")
     ledger.annotations.add_draft(foreign)
-    first, second, third = ledger.queue.candidates(TASK, with_vectors=True)
+    first, second, third = ledger.queue.candidates(TASK, compared=2)
     assert (first.series_uid, first.split, first.model_version, first.patient) == ("1.1", "pool", 2, "patient-1.1")
     liver, spleen = first.scores["liver"], first.scores["spleen"]
     assert (liver.entropy, liver.bald, liver.volume_ml) == (0.25, 0.125, 30.0)
@@ -271,9 +271,9 @@ def test_labelled_cases_have_what_the_person_drew_and_the_newest_embedding_of_ou
         ledger.annotations.add_human(human(uid, voxels={"liver": 9, "spleen": 0}), accept=True)
     ledger.annotations.add_human(human("1.1", voxels={"spleen": 4}), accept=False)
     ledger.annotations.add_human(human("1.3", held_reason="it is empty"), accept=True)
-    first, second = ledger.queue.labelled(TASK, "pool")
-    assert first == LabelledCase("1.1", frozenset({"spleen"}), None, b"", "patient-1.1", "", "", "")
-    assert (second.series_uid, second.labels, second.model_version) == ("1.2", {"liver"}, 2)
+    first, second = ledger.queue.labelled(TASK, "pool", compared=2)
+    assert first == LabelledCase("1.1", frozenset({"spleen"}), b"", "patient-1.1", "", "", "")
+    assert (second.series_uid, second.labels) == ("1.2", {"liver"})
     np.testing.assert_array_equal(np.frombuffer(second.vector, "<f4"), [2.0, 0.0])
     assert ledger.queue.labelled("other", "pool") == []
 
@@ -285,8 +285,8 @@ def test_what_is_known_of_the_cases_costs_as_many_queries_for_many_as_for_one(le
         with ledger._database.read() as connection:
             listen = lambda *args: seen.append(args[2])  # noqa: E731
             sa.event.listen(engine, "before_cursor_execute", listen)
-            poolreads.candidates(connection, TASK, True)
-            poolreads.labelled(connection, TASK, "pool")
+            poolreads.candidates(connection, TASK, 1, 1)
+            poolreads.labelled(connection, TASK, "pool", 1)
             sa.event.remove(engine, "before_cursor_execute", listen)
         return len(seen)
 
@@ -313,15 +313,6 @@ def test_strategies_that_were_asked_for_lately(ledger: Ledger, clock: Clock) -> 
     assert ledger.queue.asked_for(TASK, start) == {"random"}
     assert ledger.queue.asked_for(TASK, clock.now) == frozenset()
     assert ledger.queue.asked_for("other", start) == frozenset()
-
-
-def test_which_model_scored_a_case_and_which_one_scored_last(ledger: Ledger) -> None:
-    assert ledger.queue.scored_by("1.1", TASK) == (None, None)
-    ledger.annotations.add_draft(draft("1.1", 3))
-    ledger.annotations.add_draft(draft("1.2", 4))
-    ledger.annotations.add_draft(draft("1.3", None, "f", origin="foreign_model"))
-    assert ledger.queue.scored_by("1.1", TASK) == (3, 4)
-    assert ledger.queue.scored_by("1.3", TASK) == (None, 4)
 
 
 def test_a_tally_says_what_keeps_cases_from_being_handed_out(ledger: Ledger, clock: Clock) -> None:

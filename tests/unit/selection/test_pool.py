@@ -18,8 +18,8 @@ def test_what_is_not_known_may_be_left_out() -> None:
     assert not pool.volumes_ml.any()
     assert pool.embeddings.shape == (3, 0)
     assert pool.facts.strata() == [("", "", "")] * 3
-    assert (len(pool.labelled), pool.labelled.presence.shape, pool.newest()) == (0, (0, 2), 0)
-    assert Pool.of((), ("liver",)).newest() == NO_MODEL
+    assert (len(pool.labelled), pool.labelled.presence.shape, pool.champion) == (0, (0, 2), 0)
+    assert Pool.of((), ("liver",)).champion == NO_MODEL
 
 
 def test_values_that_are_none_become_missing() -> None:
@@ -125,3 +125,15 @@ def test_missing_tables_of_a_large_pool_take_no_memory() -> None:
     pool = Pool.of([str(i) for i in range(1000)], tuple(map(str, range(50))))
     same = pool.take(list(reversed(range(1000))))
     assert pool.quantities["bald"].strides == same.quantities["bald"].strides == (0, 0)
+
+
+def test_embeddings_are_kept_in_single_precision_and_read_only_ones_without_a_copy() -> None:
+    rows = np.ones((3, 2), dtype=np.float32)
+    assert not np.shares_memory(Pool.of(IDS, ("liver",), embeddings=rows).embeddings, rows)
+    rows.flags.writeable = False
+    pool = Pool.of(IDS, ("liver",), embeddings=rows)
+    assert pool.embeddings.dtype == np.float32
+    assert np.shares_memory(pool.embeddings, rows)
+    torn = np.array([[1.0, NAN], [1.0, 2.0], [NAN, NAN]], dtype=np.float32)
+    torn.flags.writeable = False
+    np.testing.assert_array_equal(Pool.of(IDS, ("liver",), embeddings=torn).embeddings[0], [NAN, NAN])

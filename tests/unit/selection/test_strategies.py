@@ -149,13 +149,13 @@ def test_scores_of_an_older_model_are_used_and_called_so() -> None:
     pool = Pool.of("ab", ("liver",), quantities={"entropy": [[0.9], [0.1]]}, versions=[3, 5])
     ranking = STRATEGIES["entropy"](pool, 0, OPTIONS)
     assert order_of(ranking, pool) == ["a", "b"]
-    assert ranking.reasons[0].endswith("highest in liver (0.900) (by model 3, the newest is 5)")
+    assert ranking.reasons[0].endswith("highest in liver (0.900) (scored by version 3, the champion is 5)")
     assert "by model" not in ranking.reasons[1]
     assert not any("by model" in reason for reason in STRATEGIES["random"](pool, 0, OPTIONS).reasons)
 
 
 @pytest.mark.parametrize("name", BY_EMBEDDING)
-def test_only_embeddings_of_the_newest_model_are_compared(name: str) -> None:
+def test_only_embeddings_of_one_model_are_compared(name: str) -> None:
     """Old embeddings, those of labelled cases too, may be anything: they change nothing."""
 
     def ranked(old: float) -> tuple[list[str], tuple[str, ...]]:
@@ -174,4 +174,4 @@ def test_only_embeddings_of_the_newest_model_are_compared(name: str) -> None:
     assert (order, reasons) == ranked(1000.0)
     if name in ("diverse", "typical"):
         assert order[3:] == ["d", "e"]  # behind, the less certain one first
-        assert all("no embedding of the newest model" in reason for reason in reasons[3:])
+        assert all("no embedding to compare it by" in reason for reason in reasons[3:])

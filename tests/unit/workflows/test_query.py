@@ -13,11 +13,15 @@ import pytest
 
 from lib.core.errors import InvalidInput
 from lib.ledger.ledger import Ledger
-from lib.ledger.queuerows import Candidate, LabelScores
+from lib.ledger.queuerows import Candidate, LabelScores, QueueEntry
 from lib.ledger.rows import NewDraft, NewHuman, NewSeries
+from lib.ledger.scores import Said
 from lib.selection.config import StrategyName
+from lib.selection.embeddings import Comparable
 from lib.selection.ranking import Ranking
 from lib.selection.strategies import STRATEGIES
+from lib.server import describe
+from lib.server.errors import status_of
 from lib.settings import load_settings
 from lib.taskfile import load_task
 from lib.workflows import query
@@ -45,7 +49,8 @@ SPLITS = ("pool", "calibration", "promotion")
 @pytest.fixture
 def services(tmp_path: Path) -> Services:
     """A ledger; nothing here asks the archive or the registry."""
-    settings = load_settings([("var", str(tmp_path)), ("query.seed", "5")], environ={})
+    given = [("var", str(tmp_path)), ("query.seed", "5"), ("uncertainty.kind", "ensemble")]
+    settings = load_settings(given, environ={})
     ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db")
     ledger.upgrade()
     return Services(settings, {TASK.name: TASK}, None, ledger, None, b"k" * 32)  # type: ignore[arg-type]
@@ -275,8 +280,89 @@ def test_drafts_of_two_models_rank_and_a_pick_says_how_old_its_scores_are(servic
     settings = replace(services.settings, query=replace(services.settings.query, random_share=0.0))
     case = next_case(replace(services, settings=settings), TASK, "entropy", "anna")
     assert case is not None
-    assert (case.series_uid, case.model_version, case.newest_version) == (uids[5], 1, 2)
-    assert case.why.endswith("(by model 1, the newest is 2)")
+    assert (case.series_uid, case.model_version, case.champion_version) == (uids[5], 1, None)
+    assert case.why.endswith("(scored by version 1, the champion is 2, 0 days ago)")
+
+
+def serve(services: Services, version: int, verdict: str = "promoted") -> None:
+    services.ledger.models.finish(services.ledger.models.begin(TASK.name, version, verdict, "better"))
+
+
+def test_right_after_a_promotion_all_scores_are_said_to_be_old(services: Services) -> None:
+    scored(services, arrive(services, "pool", 6), version=1)
+    serve(services, 1)
+    assert not any("scored by" in why for _, why in reasons(services, "entropy"))
+    serve(services, 2)
+    found = [why for lane, why in reasons(services, "entropy") if lane == "entropy"]
+    assert found
+    assert all(why.endswith("(scored by version 1, the champion is 2, 0 days ago)") for why in found)
+    case = next_case(services, TASK, "entropy", "anna")
+    assert case is not None
+    assert (case.model_version, case.champion_version) == (1, 2)
+    assert case.scored_at is not None
+
+
+def test_after_a_rollback_the_scores_of_the_champion_count_where_there_are_any_and_others_are_old(
+    services: Services,
+) -> None:
+    uids = arrive(services, "pool", 6)
+    scored(services, uids[3:], version=1)
+    scored(services, uids, version=2)
+    serve(services, 2)
+    serve(services, 1, "rollback")
+    candidates = services.ledger.queue.candidates(TASK.name, services.ledger.models.serving(TASK.name))
+    assert [case.model_version for case in candidates] == [2, 2, 2, 1, 1, 1]
+    build_queues(services, TASK, ("entropy",))
+    told = {entry.series_uid: "(scored by version 2, the champion is 1" in entry.why for entry in head(services)}
+    assert told == {uid: uid in uids[:3] and lane == "entropy" for uid, lane in lanes(services).items()}
+
+
+def head(services: Services) -> list[QueueEntry]:
+    return services.ledger.queue.head(TASK.name, "entropy", 100)
+
+
+def lanes(services: Services) -> dict[str, str]:
+    return {entry.series_uid: entry.lane for entry in head(services)}
+
+
+def reasons(services: Services, strategy: str) -> list[tuple[str, str]]:
+    build_queues(services, TASK, (strategy,))
+    return [(entry.lane, entry.why) for entry in services.ledger.queue.head(TASK.name, strategy, 100)]
+
+
+def test_after_a_promotion_the_labelled_cases_are_what_new_ones_are_held_against(services: Services) -> None:
+    uids = arrive(services, "pool", 24)
+    for version in (1, 2):
+        look(services, uids, version)
+        for uid in uids[:4] if version == 1 else ():
+            label(services, uid, "anna")
+        serve(services, version)
+    moment = query._moment(services, TASK, by_embedding=True)
+    assert (moment.champion, moment.compared) == (2, 2)
+    labelled = services.ledger.queue.labelled(TASK.name, "pool", 2)
+    pool = pool_of(TASK, services.ledger.queue.candidates(TASK.name, 2, 2), labelled, moment)
+    assert sorted(Comparable.of(pool).anchor_ids) == sorted(uids[:4])
+    told = [why for lane, why in reasons(services, "rare") if "further from the labelled cases" in why]
+    assert told
+
+
+def test_until_nearly_all_is_scored_anew_embeddings_of_the_version_before_are_compared(services: Services) -> None:
+    uids = arrive(services, "pool", 20)
+    look(services, uids, 1)
+    label(services, uids[0], "anna")
+    serve(services, 2)
+    look(services, uids[:18], 2)
+    assert query._moment(services, TASK, by_embedding=True).compared == 1
+    look(services, uids[18:19], 2)
+    assert query._moment(services, TASK, by_embedding=True).compared == 2
+    assert query._moment(services, TASK, by_embedding=False).compared is None
+
+
+def look(services: Services, uids: Sequence[str], version: int) -> None:
+    """What a version says of series, without drafts."""
+    for number, uid in enumerate(uids):
+        said = Said({"liver": number / 100}, {"volume_ml": {"liver": 30.0}}, np.array([number, version], np.float32))
+        services.ledger.scorings.add(uid, TASK.name, version, said)
 
 
 def test_queues_are_kept_for_the_strategies_in_use_alone(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -340,6 +426,25 @@ def test_an_unknown_strategy_is_refused_with_the_list(services: Services) -> Non
             ask()
     with pytest.raises(InvalidInput, match="at least 1, got 0"):
         next_free(services, TASK, 0)
+
+
+@pytest.mark.parametrize("strategy", ["bald", "disagreement"])
+def test_a_strategy_that_needs_samples_is_refused_with_the_way_out_where_there_are_none(
+    services: Services, strategy: str
+) -> None:
+    scored(services, arrive(services, "pool", 3))
+    alone = replace(services.settings, uncertainty=replace(services.settings.uncertainty, kind="entropy"))
+    without = replace(services, settings=alone)
+    wanted = f"^{strategy} needs samples: set uncertainty.kind to dropout, tta or ensemble; or ask for one of default, "
+    for ask in (lambda: next_case(without, TASK, strategy, "anna"), lambda: next_free(without, TASK, 1, strategy)):
+        with pytest.raises(InvalidInput, match=wanted) as refused:
+            ask()
+        assert status_of(refused.value) == 400
+    told = describe.strategies(without)
+    assert [name for name, known in told.items() if not known["available"]] == ["bald", "disagreement"]
+    assert told[strategy]["reason"] == f"{strategy} needs samples: set uncertainty.kind to dropout, tta or ensemble"
+    assert all(known["available"] and not known["reason"] for known in describe.strategies(services).values())
+    assert next_case(services, TASK, strategy, "anna") is not None
 
 
 def test_why_there_is_no_case_is_said_in_words(services: Services) -> None:

@@ -10,6 +10,7 @@ from lib.ledger import leasing, masks, tables
 from lib.ledger.book import Book, require_among
 from lib.ledger.masks import SELECT, A
 from lib.ledger.rows import ANNOTATION_STATUSES, AnnotationRow, AnnotationStatus
+from lib.ledger.scorings import by_urgency
 
 
 class AnnotationReads(Book):
@@ -106,7 +107,10 @@ class AnnotationReads(Book):
         return self._all(query)
 
     def undrafted(self, task: str, model_version: int, limit: int | None = None) -> builtins.list[str]:
-        """Ready series that want a draft: no label, no draft of that version in force, in nobody's hands."""
+        """Ready series that want a draft: no label, no draft of that version in force, in nobody's hands.
+
+        Those that no version has scored come first; in each the newest arrival first.
+        """
         series, leases = tables.series, tables.leases
         drafted = sa.exists().where(
             A.c.series_uid == series.c.series_uid,
@@ -124,7 +128,7 @@ class AnnotationReads(Book):
         wanted = sa.and_(~leasing.labelled(series.c.series_uid, task), ~drafted, ~held)
         query = sa.select(series.c.series_uid).where(series.c.status == "ready", wanted)
         with self._read() as connection:
-            return list(connection.execute(query.order_by(series.c.series_uid).limit(limit)).scalars())
+            return list(connection.execute(query.order_by(*by_urgency(task)).limit(limit)).scalars())
 
     def scores(self, annotation_id: int) -> dict[str, float]:
         """Scores by label name, NaN where the model had none."""

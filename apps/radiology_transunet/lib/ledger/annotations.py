@@ -29,7 +29,7 @@ from lib.ledger.database import lock_series
 from lib.ledger.masks import A
 from lib.ledger.reviews import AnnotationReviews
 from lib.ledger.rows import AnnotationRow, AnnotationStatus, Companion, JobRow, NewDraft, NewHuman, Origin
-from lib.ledger.scores import keep as keep_scores
+from lib.ledger.scores import Said, keep
 
 
 class Annotations(AnnotationReviews):
@@ -91,7 +91,7 @@ class Annotations(AnnotationReviews):
             annotation_id = self._insert(connection, draft, "draft", draft.origin, outbox)
             for companion in companions:
                 masks.send_companion(connection, now, annotation_id, companion)
-            keep_scores(connection, annotation_id, scores, values, embedding)
+            _keep_scores(connection, now, draft, Said(scores, values, embedding), annotation_id)
             details = {"series": draft.series_uid, "task": draft.task, "version": draft.model_version}
             self._note_new(connection, annotation_id, "annotation.draft", details, older, draft.author)
             return annotation_id
@@ -248,6 +248,12 @@ def _supersede_older(
     if human.held_reason:
         return masks.supersede(connection, human.series_uid, human.task, ("submitted",), where=masks.HELD)
     return masks.supersede_by_label(connection, human.series_uid, human.task, made_at, status == "accepted")
+
+
+def _keep_scores(connection: sa.Connection, at: datetime, draft: NewDraft, said: Said, annotation_id: int) -> None:
+    """Keep what a version of ours said with a draft; of the models of others no versions are known."""
+    if draft.origin == "model" and draft.model_version is not None:
+        keep(connection, at, (draft.series_uid, draft.task, draft.model_version), said, annotation_id)
 
 
 def _is_labelled(connection: sa.Connection, series_uid: str, task: str) -> bool:

@@ -1,4 +1,4 @@
-"""Column types and shorthands of the tables."""
+"""Names, column types and shorthands of the tables."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -7,6 +7,15 @@ from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
+
+NAMES = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_name)s",
+    "pk": "pk_%(table_name)s",
+}
+metadata = sa.MetaData(naming_convention=NAMES)
 
 
 class UtcDateTime(sa.types.TypeDecorator[datetime]):

@@ -97,7 +97,7 @@ def _tags(connection: sa.Connection) -> dict[str, tuple[str, ...]]:
 
 def _said(connection: sa.Connection, drafts: sa.Select[tuple[int]]) -> dict[int, dict[str, dict[str, float]]]:
     """By draft, label and column."""
-    columns = [column for column in T.c if column.key not in ("annotation_id", "label")]
+    columns = [column for column in T.c if column.key not in ("scoring_id", "annotation_id", "label")]
     names = [NAMES.get(column.key, column.key) for column in columns]
     query = sa.select(T.c.annotation_id, T.c.label, *columns).where(T.c.annotation_id.in_(drafts))
     found: dict[int, dict[str, dict[str, float]]] = {}

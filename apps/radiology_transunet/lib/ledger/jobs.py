@@ -13,7 +13,7 @@ from lib.ledger.book import NOTHING, Book, insert_all_new, insert_new, require_a
 from lib.ledger.rows import JOB_STATES, JobRow, JobState
 
 T = tables.jobs
-JOB = sa.select(*(column for column in T.c if column.key not in ("lease_s", "lease_until")))
+JOB = sa.select(*(column for column in T.c if column.key not in ("lease_s", "lease_until", "priority")))
 OPEN = ("queued", "running")
 MAX_ATTEMPTS = 3
 FIRST_PAUSE_S = 5.0
@@ -31,7 +31,10 @@ class Jobs(Book):
     __slots__ = ()
 
     def add(self, kind: str, task: str, payload: Mapping[str, Any], key: str, max_attempts: int = MAX_ATTEMPTS) -> int:
-        """Add a job, unless an open one (queued, running) has this kind, task and key; the id of either."""
+        """Add a job, unless an open one (queued, running) has this kind, task and key; the id of either.
+
+        It is among the first of its kind: see `add_many`.
+        """
         values = self._new(kind, task, payload, key, max_attempts)
         while True:
             with self._write() as connection:
@@ -49,9 +52,18 @@ class Jobs(Book):
         task: str,
         payloads: Sequence[tuple[Mapping[str, Any], str]],
         max_attempts: int = MAX_ATTEMPTS,
+        priority: int = 0,
     ) -> int:
-        """Add jobs from (payload, key), those without an open job of that key; how many were added."""
-        values = [self._new(kind, task, payload, key, max_attempts) for payload, key in payloads]
+        """Add jobs from (payload, key), those without an open job of that key; how many were added.
+
+        Args:
+            kind: of the jobs.
+            task: name of the task.
+            payloads: what each shall do, and its key.
+            max_attempts: how often each may be taken.
+            priority: of their kind those with a smaller number are taken first.
+        """
+        values = [self._new(kind, task, payload, key, max_attempts, priority) for payload, key in payloads]
         if not values:
             return 0
         with self._write() as connection:
@@ -61,7 +73,7 @@ class Jobs(Book):
             return count
 
     def take(self, kinds: Sequence[str], worker: str, lease_s: float) -> JobRow | None:
-        """Take the oldest job of the first kind that has one: queued, or left by a worker that is silent.
+        """Take the first job of the first kind that has one: queued, or left by a worker that is silent.
 
         A job that was taken `max_attempts` times and left each time fails.
 
@@ -192,6 +204,12 @@ class Jobs(Book):
             alive = sa.and_(T.c.kind == kind, T.c.state == "running", T.c.lease_until > self.clock())
             return frozenset(connection.execute(sa.select(T.c.id).where(alive)).scalars())
 
+    def is_due(self, kinds: Sequence[str]) -> bool:
+        """Whether a job of one of these kinds waits for a worker."""
+        waits = sa.exists().where(T.c.kind.in_(kinds), T.c.state == "queued", T.c.not_before <= self.clock())
+        with self._read() as connection:
+            return bool(connection.execute(sa.select(waits)).scalar())
+
     def last_failed(self, kind: str, task: str) -> builtins.list[JobRow]:
         """Of each key the newest job, where that one failed."""
         newest = sa.select(sa.func.max(T.c.id)).where(T.c.kind == kind, T.c.task == task).group_by(T.c.key)
@@ -205,13 +223,15 @@ class Jobs(Book):
             found = connection.execute(sa.select(T.c.state, sa.func.count()).group_by(T.c.state)).all()
         return {**dict.fromkeys(JOB_STATES, 0), **dict(found)}
 
-    def _new(self, kind: str, task: str, payload: Mapping[str, Any], key: str, max_attempts: int) -> dict[str, Any]:
+    def _new(
+        self, kind: str, task: str, payload: Mapping[str, Any], key: str, max_attempts: int, priority: int = 0
+    ) -> dict[str, Any]:
         if not kind or not key or max_attempts < 1:
             raise InvalidInput(f"a job needs kind, key and at least 1 attempt, got {kind!r}, {key!r}, {max_attempts}")
         now = self.clock()
         fresh = {"state": "queued", "attempts": 0, "progress": 0.0, "message": "", "error": "", "result": {}}
         what = {"kind": kind, "task": task, "payload": payload, "key": key, "max_attempts": max_attempts}
-        return {**what, **fresh, "created_at": now, "not_before": now}
+        return {**what, **fresh, "created_at": now, "not_before": now, "priority": priority}
 
     def _bury(self, kinds: Sequence[str]) -> None:
         """Fail the jobs whose workers fell silent in the last attempt."""
@@ -237,11 +257,11 @@ class Jobs(Book):
 
 
 def _next(connection: sa.Connection, kinds: Sequence[str], now: datetime) -> int | None:
-    """The job to do, locked: by kind, first what was left, then what waits, the oldest first."""
+    """The job to do, locked: by kind, first what was left, then what waits; by priority, then the oldest first."""
     waits = sa.and_(T.c.state == "queued", T.c.not_before <= now)
     for kind in kinds:
         for due in (sa.and_(_left(now), T.c.attempts < T.c.max_attempts), waits):
-            query = sa.select(T.c.id).where(T.c.kind == kind, due).order_by(T.c.id).limit(1)
+            query = sa.select(T.c.id).where(T.c.kind == kind, due).order_by(T.c.priority, T.c.id).limit(1)
             found = connection.execute(query.with_for_update(skip_locked=True)).scalar()
             if found is not None:
                 return int(found)

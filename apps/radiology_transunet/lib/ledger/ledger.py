@@ -26,6 +26,7 @@ from lib.ledger.nights import Nights
 from lib.ledger.outbox import Outbox
 from lib.ledger.queue import Queue
 from lib.ledger.rows import Cursor
+from lib.ledger.scorings import Scorings
 from lib.ledger.series import Series
 
 
@@ -39,6 +40,7 @@ class Ledger:
         series: series and the splits of their patients.
         annotations: masks of people and models, and the rules of their life.
         corrections: how well drafts agreed with what people made of them.
+        scorings: what each model version said of each series.
         queue: which series next, and in whose hands it is.
         jobs: work for the workers.
         outbox: what the archive has to be told.
@@ -65,6 +67,7 @@ class Ledger:
         self.series = Series(*book)
         self.annotations = Annotations(*book)
         self.corrections = Corrections(*book)
+        self.scorings = Scorings(*book)
         self.queue = Queue(*book)
         self.jobs = Jobs(*book)
         self.outbox = Outbox(*book)

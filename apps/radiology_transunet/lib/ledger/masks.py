@@ -152,11 +152,12 @@ def living_labels(connection: sa.Connection, series_uid: str) -> list[int]:
 
 
 def outdate(connection: sa.Connection, at: datetime, series_uid: str, reason: str) -> list[int]:
-    """Supersede all drafts and labels of a series whose images are not what they were; the ids."""
+    """Supersede drafts and labels of a series whose images are not what they were, forget its scores; the ids."""
     lost = sa.and_(A.c.status == "rejected", A.c.reason == LEFT_ARCHIVE)
     here = sa.and_(A.c.series_uid == series_uid, sa.or_(A.c.status.in_(("draft", "submitted", "accepted")), lost))
     older = [AnnotationRow(**found) for found in connection.execute(SELECT.where(here).order_by(A.c.id)).mappings()]
     ids = [old.id for old in older]
+    connection.execute(sa.delete(tables.scorings).where(tables.scorings.c.series_uid == series_uid))
     connection.execute(sa.update(A).where(A.c.id.in_(ids)).values(status="superseded", reason=reason))
     for old in older:
         if old.status == "draft":

@@ -16,6 +16,8 @@ from lib.ledger.book import NOTHING, Book, insert_new
 from lib.ledger.rows import VerdictRow
 
 T = tables.verdicts
+SWITCHES = ("promoted", "rollback")
+"""Verdicts after which their version serves."""
 
 
 class Models(Book):
@@ -56,6 +58,15 @@ class Models(Book):
         """The verdicts that are not carried out, the oldest first."""
         query = sa.select(T).where(T.c.state == "open").order_by(T.c.id)
         return self._all(query, task)
+
+    def serving(self, task: str) -> int | None:
+        """The version that the last verdict lets serve; None when none does.
+
+        The alias in the registry is the truth; who is in a hurry, or cannot do without an answer, asks here.
+        """
+        switch = sa.and_(T.c.task == task, T.c.state == "done", T.c.verdict.in_(SWITCHES))
+        with self._read() as connection:
+            return connection.execute(sa.select(T.c.version).where(switch).order_by(T.c.id.desc()).limit(1)).scalar()
 
     def list(self, task: str | None = None, limit: int = 100) -> builtins.list[VerdictRow]:
         """The newest verdicts first."""

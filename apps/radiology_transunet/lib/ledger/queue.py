@@ -94,33 +94,35 @@ class Queue(Handout):
             query = query.where(Q.c.queue_id == active(task, strategy), Q.c.is_free if only_free else sa.true())
             return [QueueEntry(**found) for found in connection.execute(query).mappings()]
 
-    def candidates(self, task: str, with_vectors: bool = False) -> builtins.list[Candidate]:
+    def candidates(
+        self, task: str, champion: int | None = None, compared: int | None = None
+    ) -> builtins.list[Candidate]:
         """The series that may be ranked: ready and without a person's annotation, in the order of their UIDs.
 
         Args:
             task: name of the task.
-            with_vectors: whether embeddings are wanted: of many cases they need much memory.
+            champion: the version whose scores count; where it has none, and with None, those that were made last.
+            compared: the version whose embeddings are wanted: of many cases they need much memory. None = none.
         """
         with self._read() as connection:
-            return poolreads.candidates(connection, task, with_vectors)
+            return poolreads.candidates(connection, task, champion, compared)
 
-    def labelled(self, task: str, split: str) -> builtins.list[LabelledCase]:
-        """The labelled series of a split, in the order of their UIDs; what is held back is not among them."""
+    def labelled(self, task: str, split: str, compared: int | None = None) -> builtins.list[LabelledCase]:
+        """The labelled series of a split, in the order of their UIDs; what is held back is not among them.
+
+        Args:
+            task: name of the task.
+            split: of the patients.
+            compared: see `candidates`.
+        """
         with self._read() as connection:
-            return poolreads.labelled(connection, task, split)
+            return poolreads.labelled(connection, task, split, compared)
 
     def asked_for(self, task: str, since: datetime) -> frozenset[str]:
         """The strategies that handed out a case since then."""
         query = sa.select(L.c.strategy).where(L.c.task == task, L.c.strategy != "", L.c.acquired_at >= since)
         with self._read() as connection:
             return frozenset(connection.execute(query.distinct()).scalars())
-
-    def scored_by(self, series_uid: str, task: str) -> tuple[int | None, int | None]:
-        """The model version of a series' draft, and of the draft that was made last of any; None without one."""
-        ours = sa.select(A.c.model_version).where(A.c.task == task, A.c.status == "draft", A.c.origin == "model")
-        with self._read() as connection:
-            mine = connection.execute(ours.where(A.c.series_uid == series_uid)).scalar()
-            return mine, connection.execute(ours.order_by(A.c.id.desc()).limit(1)).scalar()
 
     def tally(self, task: str, annotator: str) -> Tally:
         """How many series there are to hand out, and what keeps them."""

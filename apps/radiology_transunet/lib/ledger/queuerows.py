@@ -68,13 +68,14 @@ class Candidate:
     """A series that may be ranked.
 
     Attributes:
-        scores: by label name; empty without a draft of ours.
-        model_version: of that draft; None without one.
+        scores: by label name, the champion's, else those of the version that scored it last; empty without any.
+        model_version: that made the scores; None without one.
         patient: pseudonym.
         site: institution; "" = unknown, as below.
         scanner: its manufacturer; the ledger knows no more of it.
         protocol: description of the series, which stands for it.
-        vector: what the encoder saw, (d,) float32, little endian; empty without one, or when it was not asked for.
+        vector: what the encoder of the version asked for saw, (d,) float32, little endian; empty without one.
+        scored_at: when the scores were made; None without any.
     """
 
     series_uid: str
@@ -86,6 +87,7 @@ class Candidate:
     scanner: str = ""
     protocol: str = ""
     vector: bytes = b""
+    scored_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +96,11 @@ class LabelledCase:
 
     Attributes:
         labels: names of those that the person's annotation holds.
-        model_version: of the newest draft of ours that has an embedding; None without one.
-        vector: that embedding.
+        vector: see `Candidate`.
     """
 
     series_uid: str
     labels: frozenset[str]
-    model_version: int | None
     vector: bytes
     patient: str
     site: str

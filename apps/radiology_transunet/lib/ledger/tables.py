@@ -1,7 +1,8 @@
 """The tables, and the rules that the database itself keeps.
 
-    patients 1--n series 1--n annotations 1--n outbox, scores, embeddings, corrections, case_figures
+    patients 1--n series 1--n annotations 1--n outbox, corrections, case_figures
                        |--n leases, skips, queue_rows n--1 queues
+                       |--n scorings 1--n scores, embeddings: scoretables.py
     jobs, verdicts, nights, cursors, audit stand alone
     tags and cohorts of series: curationtables.py
 
@@ -17,23 +18,16 @@ from lib.ledger.columns import (
     UtcDateTime,
     among,
     late_text,
-    numbers,
     partial,
     row_id,
     series_key,
     text,
     texts,
 )
-
-NAMES = {
-    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-    "ck": "ck_%(table_name)s_%(constraint_name)s",
-    "fk": "fk_%(table_name)s_%(column_0_name)s",
-    "pk": "pk_%(table_name)s",
-}
-metadata = sa.MetaData(naming_convention=NAMES)
-
+from lib.ledger.columns import metadata as metadata
+from lib.ledger.scoretables import embeddings as embeddings
+from lib.ledger.scoretables import scores as scores
+from lib.ledger.scoretables import scorings as scorings
 
 patients = sa.Table(
     "patients",
@@ -105,23 +99,6 @@ annotations = sa.Table(
     partial("ix_annotations_one_draft", "series_uid", "task", "origin", where="status = 'draft'"),
     partial("ix_annotations_unusable", "referenced_series_uid", where=REFERENCES, unique=False),
     sqlite_autoincrement=True,  # an id that was forgotten is never given again
-)
-
-scores = sa.Table(
-    "scores",
-    metadata,
-    sa.Column("annotation_id", BIG_ID, sa.ForeignKey("annotations.id", ondelete="CASCADE"), primary_key=True),
-    sa.Column("label", sa.Text, primary_key=True),
-    sa.Column("score", sa.Float(53)),  # the entropy's; NULL stands for NaN, which SQLite cannot hold
-    *numbers("bald", "margin", "disagreement", "volume_ml", "largest_probability"),
-    *numbers("mean_probability", "boundary_entropy", "components", "edge_share", "samples_dice"),
-)
-
-embeddings = sa.Table(
-    "embeddings",
-    metadata,
-    sa.Column("annotation_id", BIG_ID, sa.ForeignKey("annotations.id", ondelete="CASCADE"), primary_key=True),
-    sa.Column("vector", sa.LargeBinary, nullable=False),  # float32, little endian
 )
 
 corrections = sa.Table(
@@ -210,11 +187,12 @@ jobs = sa.Table(
     sa.Column("lease_until", UtcDateTime),
     sa.Column("finished_at", UtcDateTime),
     sa.Column("result", Json, nullable=False),
+    sa.Column("priority", sa.Integer, nullable=False, server_default="0"),  # of its kind; smaller = sooner
     among("state", rows.JOB_STATES),
     sa.CheckConstraint("state <> 'running' OR (worker IS NOT NULL AND lease_until IS NOT NULL)", name="running_held"),
     sa.CheckConstraint("progress >= 0 AND progress <= 1", name="progress"),
     partial("ix_jobs_one_open", "kind", "task", "key", where=OPEN_JOB),
-    sa.Index("ix_jobs_next", "kind", "state", "id"),
+    sa.Index("ix_jobs_next", "kind", "state", "priority", "id"),
     sqlite_autoincrement=True,
 )
 

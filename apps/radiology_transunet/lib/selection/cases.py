@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lib.core.errors import InvalidInput
-from lib.selection.arrays import BoolArray, FloatArray, IntArray
+from lib.selection.arrays import BoolArray, FloatArray, IntArray, Vectors
 
 Array = TypeVar("Array", bound=npt.NDArray[Any])
 
@@ -70,7 +70,7 @@ class Labelled:
 
     ids: tuple[str, ...]
     presence: BoolArray
-    embeddings: FloatArray
+    embeddings: Vectors
     versions: IntArray
     facts: Facts
 
@@ -97,7 +97,7 @@ class Labelled:
         return cls(
             tuple(ids),
             np.asarray(presence, dtype=np.bool_),
-            np.empty((count, 0)) if embeddings is None else np.asarray(embeddings, dtype=np.float64),
+            np.empty((count, 0), dtype=np.float32) if embeddings is None else np.asarray(embeddings, dtype=np.float32),
             np.zeros(count, dtype=np.int64) if versions is None else np.asarray(versions, dtype=np.int64),
             facts or Facts.unknown(count),
         )
@@ -113,7 +113,9 @@ class Labelled:
         """The same cases in the order of their ids."""
         order = sorted(range(len(self)), key=self.ids.__getitem__)
         ids = tuple(self.ids[i] for i in order)
-        return Labelled(ids, self.presence[order], self.embeddings[order], self.versions[order], self.facts.take(order))
+        return Labelled(
+            ids, self.presence[order], fixed(self.embeddings[order]), self.versions[order], self.facts.take(order)
+        )
 
 
 def unique(ids: Sequence[str], what: str) -> int:
@@ -123,15 +125,19 @@ def unique(ids: Sequence[str], what: str) -> int:
     return len(ids)
 
 
-def embedded(values: FloatArray, versions: IntArray, count: int, what: str) -> tuple[FloatArray, IntArray]:
-    """Embeddings (count, d) and versions (count,), checked; a row with anything not finite is NaN throughout."""
-    rows, numbers = np.array(values, dtype=np.float64), np.array(versions, dtype=np.int64)
+def embedded(values: Vectors, versions: IntArray, count: int, what: str) -> tuple[Vectors, IntArray]:
+    """Embeddings (count, d) and versions (count,), checked; a row with anything not finite is NaN throughout.
+
+    A read-only array of such rows is taken as it is: of many cases a copy would be the largest thing in memory.
+    """
+    rows, numbers = np.asarray(values, dtype=np.float32), np.array(versions, dtype=np.int64)
     if rows.ndim != 2 or len(rows) != count or numbers.shape != (count,):
         raise InvalidInput(
             f"{what}: embeddings must be ({count} cases, d) with a version each, got {rows.shape} and {numbers.shape}"
         )
     known = np.isfinite(rows).all(axis=1)
-    rows[~known] = np.nan
+    if rows.flags.writeable or not np.isnan(rows[~known]).all():
+        rows = np.where(known[:, None], rows, np.float32(np.nan))
     if rows.shape[1] and (known & (numbers < 0)).any():
         raise InvalidInput(f"{what}: an embedding needs the version of the model that made it, 0 or more")
     return fixed(rows), fixed(numbers)

@@ -16,7 +16,7 @@ from lib.selection.ranking import Ranking
 from lib.selection.uncertainty import by_quantity
 
 Method = Literal["k-center", "k-means++"]
-NO_EMBEDDING = "no embedding of the newest model to compare it by"
+NO_EMBEDDING = "no embedding to compare it by"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,15 +1,16 @@
 """Distances and clusters of embeddings, in memory that grows with the number of cases alone.
 
 Distances are Euclidean, of the embeddings as they are handed over. Embeddings of different models have nothing in
-common: those of the newest model that any case of the pool has one of are compared, the others count as missing.
+common: those of one model are compared, the others count as missing. It is the model that covers most of the pool and
+the labelled cases; the champion's as soon as it covers nearly as much.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from lib.selection.arrays import BoolArray, FloatArray, IntArray, Keys
+from lib.selection.arrays import BoolArray, FloatArray, IntArray, Keys, Vectors
 from lib.selection.draws import uniform
 from lib.selection.pool import NO_MODEL, Pool
 
@@ -17,11 +18,13 @@ BLOCK = 1024
 """Rows for which all distances are held at a time."""
 ROUNDS = 50
 """At most, of k-means."""
+NEARLY = 0.95
+"""Of what another model covers: from there on the champion's embeddings are compared. A few cases may never get one."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Comparable:
-    """The cases whose embeddings are of the newest model.
+    """The cases whose embeddings are of the model that covers most.
 
     Attributes:
         cases: (c,) their indices in the pool.
@@ -40,16 +43,19 @@ class Comparable:
     @classmethod
     def of(cls, pool: Pool) -> "Comparable":
         """The comparable ones of a pool; both sets moved by the same vector, which keeps the distances exact."""
-        known = _known(pool.embeddings)
-        version = int(pool.versions[known].max(initial=NO_MODEL))
-        cases = np.flatnonzero(known & (pool.versions == version)).astype(np.int64)
-        labelled = pool.labelled
-        anchors = np.flatnonzero(_known(labelled.embeddings) & (labelled.versions == version))
-        points = pool.embeddings[cases]
+        known, labelled = _known(pool.embeddings), pool.labelled
+        known_labelled = _known(labelled.embeddings)
+        counts = _counts(pool.embedded_by[known]), _counts(labelled.versions[known_labelled])
+        both = {version: sum(count.get(version, 0) for count in counts) for version in counts[0]}
+        version = covering(both, pool.champion)
+        cases = np.flatnonzero(known & (pool.embedded_by == version)).astype(np.int64)
+        anchors = np.flatnonzero(known_labelled & (labelled.versions == version))
+        points = pool.embeddings[cases].astype(np.float64)
         middle = points.mean(axis=0) if len(points) else np.zeros(points.shape[1])
+        points -= middle
         return cls(
             cases,
-            points - middle,
+            points,
             labelled.embeddings[anchors] - middle if len(anchors) else np.empty((0, points.shape[1])),
             tuple(labelled.ids[i] for i in anchors.tolist()),
             version,
@@ -59,7 +65,25 @@ class Comparable:
         return len(self.cases)
 
 
-def _known(embeddings: FloatArray) -> BoolArray:
+def covering(counts: Mapping[int, int], champion: int) -> int:
+    """The version whose embeddings are compared; NO_MODEL without any.
+
+    Args:
+        counts: how many cases have an embedding, by version.
+        champion: the version that serves.
+    """
+    most = max(counts.values(), default=0)
+    if counts.get(champion, 0) >= NEARLY * most > 0:
+        return champion
+    return max((version for version, count in counts.items() if count == most), default=NO_MODEL)
+
+
+def _counts(versions: IntArray) -> dict[int, int]:
+    found, counts = np.unique(versions, return_counts=True)
+    return dict(zip(found.tolist(), counts.tolist(), strict=True))
+
+
+def _known(embeddings: Vectors) -> BoolArray:
     if not embeddings.shape[1]:
         return np.zeros(len(embeddings), dtype=np.bool_)
     known: BoolArray = ~np.isnan(embeddings[:, 0])  # a row is NaN throughout or nowhere

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lib.core.errors import InvalidInput
-from lib.selection.arrays import BoolArray, FloatArray, IntArray
+from lib.selection.arrays import BoolArray, FloatArray, IntArray, Vectors
 from lib.selection.cases import Facts, Labelled, assign, embedded, fixed, unique
 
 QUANTITIES = ("entropy", "bald", "margin", "disagreement")
@@ -29,7 +29,10 @@ class Pool:
         volumes_ml: (n, n_labels) predicted volume in millilitres; 0 = not predicted, as is NaN.
         presence: (n, n_labels) largest probability of the label in the case, 0 to 1; NaN = unknown.
         embeddings: (n, d) of the case; a row with anything not finite = none.
-        versions: (n,) of the model that the values of the case are of; below 0 = no model has seen it.
+        embedded_by: (n,) of the model that the embedding is of.
+        versions: (n,) of the model that the other values of the case are of; below 0 = no model has seen it.
+        ages_days: (n,) days since those values were made; NaN = unknown.
+        champion: the version that serves; what another one said is old.
         facts: where the cases come from.
         labelled: the cases that have a label.
 
@@ -43,8 +46,11 @@ class Pool:
     quantities: Mapping[str, FloatArray]
     volumes_ml: FloatArray
     presence: FloatArray
-    embeddings: FloatArray
+    embeddings: Vectors
+    embedded_by: IntArray
     versions: IntArray
+    ages_days: FloatArray
+    champion: int
     facts: Facts
     labelled: Labelled
 
@@ -57,11 +63,14 @@ class Pool:
         presence = _table("presence", self.presence, shape)
         if (volumes < 0).any() or (presence < 0).any() or (presence > 1).any() or np.isinf(volumes).any():
             raise InvalidInput("volumes_ml must be finite and 0 or more, presence from 0 to 1")
-        embeddings, versions = embedded(self.embeddings, self.versions, shape[0], "pool")
+        embeddings, embedded_by = embedded(self.embeddings, self.embedded_by, shape[0], "pool")
+        versions, ages = np.array(self.versions, dtype=np.int64), np.array(self.ages_days, dtype=np.float64)
+        if versions.shape != (shape[0],) or ages.shape != (shape[0],):
+            raise InvalidInput(f"versions and ages_days must be ({shape[0]},), got {versions.shape} and {ages.shape}")
         self.facts.check(shape[0], "pool")
         self._check_labelled(embeddings.shape[1])
         assign(self, quantities=MappingProxyType(quantities), volumes_ml=fixed(volumes), presence=fixed(presence))
-        assign(self, embeddings=embeddings, versions=versions)
+        assign(self, embeddings=embeddings, embedded_by=embedded_by, versions=fixed(versions), ages_days=fixed(ages))
 
     @classmethod
     def of(
@@ -74,17 +83,24 @@ class Pool:
         volumes_ml: npt.ArrayLike | None = None,
         presence: npt.ArrayLike | None = None,
         embeddings: npt.ArrayLike | None = None,
+        embedded_by: npt.ArrayLike | None = None,
         versions: npt.ArrayLike | None = None,
+        ages_days: npt.ArrayLike | None = None,
+        champion: int | None = None,
         facts: Facts | None = None,
         labelled: Labelled | None = None,
     ) -> "Pool":
-        """A pool of which some things are not known: no values, nothing predicted, no embeddings, all of one model."""
+        """A pool of which some things are not known: no values, nothing predicted, no embeddings, all of one model.
+
+        Embeddings are of the model that the other values are of, and the newest of those serves, unless it is said.
+        """
         shape = (len(ids), len(labels))
         unknown = np.broadcast_to(np.nan, shape)  # takes no memory
         given = quantities or {}
         if strange := sorted(set(given) - set(QUANTITIES)):
             raise InvalidInput(f"quantities must be of {', '.join(QUANTITIES)}, got {', '.join(strange)}")
-        rows = np.empty((shape[0], 0)) if embeddings is None else np.asarray(embeddings, dtype=np.float64)
+        rows = np.empty((shape[0], 0), np.float32) if embeddings is None else np.asarray(embeddings, dtype=np.float32)
+        by = np.zeros(shape[0], dtype=np.int64) if versions is None else np.asarray(versions, dtype=np.int64)
         return cls(
             ids=tuple(ids),
             labels=tuple(labels),
@@ -93,17 +109,16 @@ class Pool:
             volumes_ml=np.asarray(np.broadcast_to(0.0, shape) if volumes_ml is None else volumes_ml, dtype=np.float64),
             presence=np.asarray(unknown if presence is None else presence, dtype=np.float64),
             embeddings=rows,
-            versions=np.zeros(shape[0], dtype=np.int64) if versions is None else np.asarray(versions, dtype=np.int64),
+            embedded_by=by if embedded_by is None else np.asarray(embedded_by, dtype=np.int64),
+            versions=by,
+            ages_days=np.asarray(np.full(shape[0], np.nan) if ages_days is None else ages_days, dtype=np.float64),
+            champion=int(by.max(initial=NO_MODEL)) if champion is None else champion,
             facts=facts or Facts.unknown(shape[0]),
             labelled=labelled or Labelled.of((), np.empty((0, shape[1])), np.empty((0, *rows.shape[1:]))),
         )
 
     def __len__(self) -> int:
         return len(self.ids)
-
-    def newest(self) -> int:
-        """The newest model version that has seen a case; NO_MODEL when none has."""
-        return int(self.versions.max(initial=NO_MODEL))
 
     def take(self, order: Sequence[int]) -> "Pool":
         """The cases `order` in that order, with the same labelled ones."""
@@ -114,8 +129,11 @@ class Pool:
             quantities={name: _rows(table, order) for name, table in self.quantities.items()},
             volumes_ml=_rows(self.volumes_ml, order),
             presence=_rows(self.presence, order),
-            embeddings=self.embeddings[order],
+            embeddings=fixed(self.embeddings[order]),
+            embedded_by=self.embedded_by[order],
             versions=self.versions[order],
+            ages_days=self.ages_days[order],
+            champion=self.champion,
             facts=self.facts.take(order),
             labelled=self.labelled.sorted(),
         )

@@ -1,5 +1,6 @@
 """The strategies by name: what `next` may be asked for."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -8,7 +9,7 @@ import numpy as np
 
 from lib.selection import classwise, diversity, mix, rarity, sampling, typicality, uncertainty
 from lib.selection.config import SelectionConfig
-from lib.selection.pool import Pool
+from lib.selection.pool import NO_MODEL, Pool
 from lib.selection.ranking import Ranking
 
 Rank = Callable[[Pool, int, SelectionConfig], Ranking]
@@ -37,7 +38,7 @@ class Strategy:
     by_embedding: bool = False
 
     def __call__(self, pool: Pool, seed: int, options: SelectionConfig) -> Ranking:
-        """Rank the cases of a pool; each reason has strategy, rank, seed, and the model if it is an older one."""
+        """Rank the cases of a pool; each reason has strategy, rank, seed, and the model if it is not the champion."""
         if not len(pool):
             return Ranking(np.empty(0, dtype=np.int64), np.empty(0), ())
         by_id = sorted(range(len(pool)), key=pool.ids.__getitem__)
@@ -48,14 +49,20 @@ class Strategy:
         return Ranking(order, scores, self._reasons(pool, seed, ranking, by_id))
 
     def _reasons(self, pool: Pool, seed: int, ranking: Ranking, by_id: list[int]) -> tuple[str, ...]:
-        reasons, newest, count = [""] * len(pool), pool.newest(), len(pool)
-        versions = pool.versions.tolist()
+        reasons, count = [""] * len(pool), len(pool)
+        versions, ages = pool.versions.tolist(), pool.ages_days.tolist()
         for rank, i in enumerate(ranking.order.tolist(), start=1):
             case = by_id[i]
-            old = self.by_model and 0 <= versions[case] < newest
-            age = f" (by model {versions[case]}, the newest is {newest})" if old else ""
+            old = self.by_model and versions[case] not in (NO_MODEL, pool.champion)
+            age = f" ({_age(versions[case], pool.champion, ages[case])})" if old else ""
             reasons[case] = f"{self.name}, rank {rank} of {count}, seed {seed}: {ranking.reasons[i]}{age}"
         return tuple(reasons)
+
+
+def _age(version: int, champion: int, days: float) -> str:
+    """What scored a case that the champion has not scored, and how long ago."""
+    ago = "" if math.isnan(days) else f", {int(days)} day{'' if int(days) == 1 else 's'} ago"
+    return f"scored by version {version}, the champion is {champion}{ago}"
 
 
 def _strategies() -> Mapping[str, Strategy]:

@@ -22,7 +22,7 @@ def typical(pool: Pool, seed: int, options: SelectionConfig) -> Ranking:
 
     Pool and labelled cases are clustered together, into one cluster for each labelled case and `clusters` more, at
     most 64. A cluster with k labelled cases has had k turns; within a turn the largest cluster gives first. Cases
-    without an embedding of the newest model come last, by uncertainty.
+    without an embedding to compare come last, by uncertainty.
     """
     space, behind = Comparable.of(pool), by_quantity(pool, seed, options)
     scores, reasons = np.full(len(pool), np.nan), [f"{NO_EMBEDDING}; {text}" for text in behind.reasons]

@@ -1,11 +1,12 @@
 """The pool that strategies rank, made of the ledger's rows.
 
 What the ledger does not know stays empty: a draft from before all quantities were kept has the entropy alone, a case
-without a draft has no values and no model. Embeddings of another width than the newest are of another network, so that
-they compare with nothing: they are left out.
+that no model has seen has no values and no model. All embeddings are of one version.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +19,27 @@ from lib.taskfile import Task
 NOTHING = LabelScores()
 
 
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What the age of scores is told by.
+
+    Attributes:
+        champion: the version that serves; None = the newest that has scored a case stands for it.
+        compared: the version that the embeddings are of; None = there are none.
+        now: the time.
+    """
+
+    champion: int | None = None
+    compared: int | None = None
+    now: datetime | None = None
+
+
 def pool_of(
-    task: Task, cases: Sequence[Candidate], labelled: Sequence[LabelledCase] = (), with_values: bool = True
+    task: Task,
+    cases: Sequence[Candidate],
+    labelled: Sequence[LabelledCase] = (),
+    moment: Moment = Moment(),
+    with_values: bool = True,
 ) -> Pool:
     """The cases as a pool.
 
@@ -27,12 +47,13 @@ def pool_of(
         task: whose labels count; what a model said of others is left out.
         cases: that may be ranked, all of the pool split.
         labelled: that they are held against, of that split too.
+        moment: what their values are held against.
         with_values: whether the strategy looks at what a model said.
     """
     ids, labels = [case.series_uid for case in cases], task.schema.names
     width = _width(cases) if with_values else 0
     rare = [label.name for label in map(task.schema.find, task.rare) if label is not None]
-    facts, known = _facts(cases), _labelled(task, labelled, width)
+    facts, known = _facts(cases), _labelled(task, labelled, width, moment.compared)
     if not with_values:
         return Pool.of(ids, labels, rare=rare, facts=facts, labelled=known)
     table = _table(cases, labels)
@@ -44,7 +65,10 @@ def pool_of(
         volumes_ml=table[:, :, LabelScores._fields.index("volume_ml")],
         presence=np.clip(table[:, :, LabelScores._fields.index("largest_probability")], 0.0, 1.0),
         embeddings=_embeddings([case.vector for case in cases], width),
-        versions=_versions(cases),
+        embedded_by=_versions([moment.compared] * len(cases)),
+        versions=_versions([case.model_version for case in cases]),
+        ages_days=[_days(case.scored_at, moment.now) for case in cases],
+        champion=moment.champion,
         facts=facts,
         labelled=known,
     )
@@ -56,36 +80,39 @@ def _table(cases: Sequence[Candidate], labels: Sequence[str]) -> npt.NDArray[np.
     return np.array(rows, dtype=np.float64).reshape(len(cases), len(labels), len(LabelScores._fields))
 
 
-def _labelled(task: Task, labelled: Sequence[LabelledCase], width: int) -> Labelled:
+def _labelled(task: Task, labelled: Sequence[LabelledCase], width: int, compared: int | None) -> Labelled:
     presence = [[label in case.labels for label in task.schema.names] for case in labelled]
     return Labelled.of(
         [case.series_uid for case in labelled],
         np.array(presence, dtype=np.bool_).reshape(len(labelled), len(task.schema.names)),
         _embeddings([case.vector for case in labelled], width),
-        _versions(labelled),
+        _versions([compared] * len(labelled)),
         _facts(labelled),
     )
 
 
 def _width(cases: Sequence[Candidate]) -> int:
-    """Numbers in an embedding of the newest model that a case has one of; 0 when none has."""
-    embedded = [case for case in cases if case.vector and case.model_version is not None]
-    newest = max(embedded, key=lambda case: (case.model_version, len(case.vector)), default=None)
-    return 0 if newest is None else len(newest.vector) // 4
+    """Numbers in an embedding; 0 when no case has one."""
+    return next((len(case.vector) // 4 for case in cases if case.vector), 0)
 
 
-def _embeddings(vectors: Sequence[bytes], width: int) -> npt.NDArray[np.float64]:
+def _embeddings(vectors: Sequence[bytes], width: int) -> npt.NDArray[np.float32]:
     """(n, width); NaN for a case without one of that width."""
-    rows = np.full((len(vectors), width), np.nan)
+    rows = np.full((len(vectors), width), np.nan, dtype=np.float32)
     for row, vector in zip(rows, vectors, strict=True):
         if vector and len(vector) == 4 * width:
             row[:] = np.frombuffer(vector, dtype="<f4")
+    rows.flags.writeable = False  # so that a pool need not copy them
     return rows
 
 
-def _versions(cases: Sequence[Candidate] | Sequence[LabelledCase]) -> npt.NDArray[np.int64]:
-    versions = [NO_MODEL if case.model_version is None else case.model_version for case in cases]
-    return np.array(versions, dtype=np.int64)
+def _versions(versions: Sequence[int | None]) -> npt.NDArray[np.int64]:
+    return np.array([NO_MODEL if version is None else version for version in versions], dtype=np.int64)
+
+
+def _days(since: datetime | None, now: datetime | None) -> float:
+    """Days between both; NaN when one is not known."""
+    return float("nan") if since is None or now is None else (now - since).total_seconds() / 86400
 
 
 def _facts(cases: Sequence[Candidate] | Sequence[LabelledCase]) -> Facts:

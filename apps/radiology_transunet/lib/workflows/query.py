@@ -16,10 +16,13 @@ from functools import partial
 
 from lib.core.errors import Conflict, InvalidInput
 from lib.ledger.queuerows import Candidate, LabelledCase, LeaseRow, QueueEntry
+from lib.selection.embeddings import covering
+from lib.selection.pool import NO_MODEL
 from lib.selection.ranking import Ranking
 from lib.selection.strategies import STRATEGIES
 from lib.taskfile import Task
-from lib.workflows.casepool import pool_of
+from lib.workflows.availability import required_strategy
+from lib.workflows.casepool import Moment, pool_of
 from lib.workflows.collect import Split
 from lib.workflows.jobs import RANK, rank_key
 from lib.workflows.lineup import line_up
@@ -54,8 +57,9 @@ class Assignment:
         lane: how it was chosen: by the strategy of that name, "random" or "held-out".
         lease_until: until when it belongs to the annotator.
         viewer_path: path and query of the viewer on the server.
-        model_version: of the model that scored it, None when none did.
-        newest_version: of the model that scored a case last.
+        model_version: of the model that scored it: the champion, or the last one that did; None when none did.
+        scored_at: when; None when none did.
+        champion_version: of the model that serves, as the ledger has it; None when none does.
     """
 
     series_uid: str
@@ -68,7 +72,8 @@ class Assignment:
     lease_until: datetime
     viewer_path: str
     model_version: int | None
-    newest_version: int | None
+    scored_at: datetime | None
+    champion_version: int | None
 
 
 def next_case(services: Services, task: Task, strategy: str = "", annotator: str = "") -> Assignment | None:
@@ -77,10 +82,10 @@ def next_case(services: Services, task: Task, strategy: str = "", annotator: str
     Who holds an unexpired lease of the task gets that case again.
 
     Raises:
-        InvalidInput: no such strategy; lists those that exist.
+        InvalidInput: no such strategy, or one that lacks what it ranks by; lists the others.
         QueueNotReady: the strategy has no queue yet, and there are too many cases to build it at once.
     """
-    strategy = known_strategy(strategy or services.settings.query.strategy)
+    strategy = required_strategy(services.settings, strategy)
     is_there = _provide_queue(services, task, strategy)
     lease = services.ledger.queue.take(task.name, strategy, annotator, services.settings.query.lease_s)
     if lease is None and not is_there:
@@ -95,7 +100,7 @@ def next_free(services: Services, task: Task, count: int, strategy: str = "") ->
         InvalidInput: no such strategy, or a count below 1.
         QueueNotReady: see `next_case`.
     """
-    strategy = known_strategy(strategy or services.settings.query.strategy)
+    strategy = required_strategy(services.settings, strategy)
     if count < 1:
         raise InvalidInput(f"the number of cases must be at least 1, got {count}")
     if not _provide_queue(services, task, strategy):
@@ -147,15 +152,26 @@ def refresh_queues(services: Services, task: Task) -> int:
 def build_queues(services: Services, task: Task, strategies: Collection[str]) -> int:
     """Order what may be labelled by each of the strategies, and put the queues in force; how many cases are in each."""
     queue, suitable = services.ledger.queue, suitable_series(services, task)
-    with_vectors = any(STRATEGIES[name].by_embedding for name in strategies)
-    candidates = [c for c in queue.candidates(task.name, with_vectors) if c.series_uid in suitable]
-    labelled = queue.labelled(task.name, Split.POOL.value)
+    moment = _moment(services, task, any(STRATEGIES[name].by_embedding for name in strategies))
+    found = queue.candidates(task.name, moment.champion, moment.compared)
+    candidates = [c for c in found if c.series_uid in suitable]
+    labelled = queue.labelled(task.name, Split.POOL.value, moment.compared)
     turn = queue.turns(task.name)
     for name in strategies:
-        rank = partial(_rank, services, task, name, labelled)
+        rank = partial(_rank, services, task, name, labelled, moment)
         made = line_up(candidates, name, rank, services.settings.query, turn)
         queue.rebuild(task.name, name, made.places, made.lanes)
     return len(candidates)
+
+
+def _moment(services: Services, task: Task, by_embedding: bool) -> Moment:
+    """What serves now, and the version whose embeddings are compared if any are to be."""
+    champion = services.ledger.models.serving(task.name)
+    compared = NO_MODEL
+    if by_embedding:
+        counts = services.ledger.scorings.embedded(task.name, Split.POOL.value)
+        compared = covering(counts, NO_MODEL if champion is None else champion)
+    return Moment(champion, None if compared == NO_MODEL else compared, services.ledger.queue.clock())
 
 
 def _rank(
@@ -163,11 +179,12 @@ def _rank(
     task: Task,
     name: str,
     labelled: Sequence[LabelledCase],
+    moment: Moment,
     cases: Sequence[Candidate],
     seed: int,
 ) -> Ranking:
     strategy = STRATEGIES[name]
-    pool = pool_of(task, cases, labelled, with_values=strategy.by_model)
+    pool = pool_of(task, cases, labelled, moment, with_values=strategy.by_model)
     return strategy(pool, seed, services.settings.selection)
 
 
@@ -194,7 +211,8 @@ def _not_ready(services: Services, strategy: str) -> QueueNotReady:
 
 
 def _assignment(services: Services, task: Task, lease: LeaseRow) -> Assignment:
-    version, newest = services.ledger.queue.scored_by(lease.series_uid, task.name)
+    champion = services.ledger.models.serving(task.name)
+    version, scored_at = services.ledger.scorings.newest(lease.series_uid, task.name, champion) or (None, None)
     return Assignment(
         series_uid=lease.series_uid,
         study_uid=lease.study_uid,
@@ -206,7 +224,8 @@ def _assignment(services: Services, task: Task, lease: LeaseRow) -> Assignment:
         lease_until=lease.expires_at,
         viewer_path=viewer_path(lease.study_uid, lease.series_uid, task.name),
         model_version=version,
-        newest_version=newest,
+        scored_at=scored_at,
+        champion_version=champion,
     )
 
 

@@ -142,7 +142,8 @@ def _assemble(services: Services, task: Task, rows: Sequence[SeriesRow]) -> list
     leases = {lease.series_uid: lease for lease in ledger.queue.leases(task.name)}
     head = ledger.queue.head(task.name, services.settings.query.strategy, MAX_ROWS)
     places = {entry.series_uid: entry for entry in head}
-    candidates: Mapping[str, Candidate] = {c.series_uid: c for c in ledger.queue.candidates(task.name)}
+    found = ledger.queue.candidates(task.name, ledger.models.serving(task.name))
+    candidates: Mapping[str, Candidate] = {c.series_uid: c for c in found}
     return [
         Case(
             series=row,
