@@ -5,6 +5,7 @@ from alembic import command
 from alembic.config import Config
 from ledger_support import START, TASK
 
+from lib.core.estimated import EstimatedDice
 from lib.ledger import schema, tables
 from lib.ledger.database import Database
 from lib.ledger.ledger import Ledger
@@ -165,4 +166,29 @@ def test_the_scores_of_drafts_become_those_of_their_version_and_go_back_with_the
         vectors = connection.execute(sa.text("SELECT annotation_id FROM embeddings ORDER BY 1")).scalars().all()
     assert ([tuple(row) for row in rows], list(vectors)) == ([(3, 0.3, 3.0), (4, 0.4, 4.0)], [3, 4])
     schema.upgrade(database)
+    database.close()
+
+
+def test_drafts_from_before_estimates_were_kept_can_be_told_theirs(empty_url: str) -> None:
+    database = at_version(empty_url, "0007")
+    with database.write() as connection:
+        insert(connection, "patients", patient="p", split="pool", reason="", created_at=START)
+        texts = dict.fromkeys(("study_uid", "reason", "description", "institution", "manufacturer", "date"), "")
+        facts = {"modality": "CT", "instances": 3, "frame_of_reference_uid": "f", "findings": []}
+        times = {"created_at": START, "updated_at": START}
+        insert(connection, "series", series_uid="1.1", patient="p", status="ready", **texts, **facts, **times)
+        who = {"status": "draft", "origin": "model", "author": "ours", "model_version": 1}
+        what = {"voxels": {}, "nothing_found": False, "reason": "", "made_at": START, "created_at": START}
+        insert(connection, "annotations", series_uid="1.1", task=TASK, **who, **what)
+        insert(connection, "scorings", series_uid="1.1", task=TASK, version=1, scored_at=START, error="")
+        insert(connection, "scores", scoring_id=1, annotation_id=1, label="liver", score=0.5, volume_ml=12.0)
+        insert(connection, "embeddings", scoring_id=1, annotation_id=1, vector=b"\0\0\0\0")
+    schema.upgrade(database)
+    ledger = Ledger(empty_url)
+    assert ledger.estimates.of([1]) == {}
+    (part,) = ledger.estimates.evidence(TASK, 1)
+    assert [(one.draft, one.evidence["liver"].volume_ml) for one in part] == [(1, 12.0)]
+    ledger.estimates.put({1: {"liver": EstimatedDice(0.9, 0.8, 0.95, True)}})
+    assert ledger.estimates.of([1])[1]["liver"].high == 0.95
+    ledger.close()
     database.close()

@@ -164,3 +164,10 @@ def test_the_description_of_a_draft_tells_its_least_estimate(
     (row,) = services.ledger.outbox.pending(1)
     assert row.payload is not None
     assert dcmread(io.BytesIO(row.payload)).SeriesDescription == "0.9 within 64"
+
+
+def test_a_draft_is_kept_with_its_estimates(services: Services, add_series: Callable[..., str]) -> None:
+    made = draft(services, add_series("p1"))
+    assert services.ledger.estimates.of([made])[made] == {
+        name: EstimatedDice(0.9, 0.8, 0.95, True) for name in services.task().schema.names
+    }

@@ -23,9 +23,11 @@ import numpy.typing as npt
 import sqlalchemy as sa
 
 from lib.core.errors import Conflict
+from lib.core.estimated import EstimatedDice
 from lib.ledger import corrections, leasing, masks, tables
 from lib.ledger.book import NOTHING, insert_id, insert_new, require_series
 from lib.ledger.database import lock_series
+from lib.ledger.estimates import keep as keep_estimates
 from lib.ledger.masks import A
 from lib.ledger.reviews import AnnotationReviews
 from lib.ledger.rows import AnnotationRow, AnnotationStatus, Companion, JobRow, NewDraft, NewHuman, Origin
@@ -47,6 +49,7 @@ class Annotations(AnnotationReviews):
         unless_labelled: bool = True,
         companions: Sequence[Companion] = (),
         values: Mapping[str, Mapping[str, float]] = NOTHING,
+        estimates: Mapping[str, EstimatedDice] = NOTHING,
     ) -> int:
         """Enter what a model found; the same SEG again changes nothing.
 
@@ -62,6 +65,7 @@ class Annotations(AnnotationReviews):
             unless_labelled: refuse when a person was faster.
             companions: what is stored in the archive, and deleted from it, with the draft.
             values: other scores and evidence by the name of their column and label name.
+            estimates: how good each label probably is, by name.
 
         Returns:
             The id.
@@ -92,6 +96,7 @@ class Annotations(AnnotationReviews):
             for companion in companions:
                 masks.send_companion(connection, now, annotation_id, companion)
             _keep_scores(connection, now, draft, Said(scores, values, embedding), annotation_id)
+            keep_estimates(connection, annotation_id, estimates)
             details = {"series": draft.series_uid, "task": draft.task, "version": draft.model_version}
             self._note_new(connection, annotation_id, "annotation.draft", details, older, draft.author)
             return annotation_id

@@ -19,6 +19,7 @@ from lib.ledger.book import Clock, insert_new, utc_now
 from lib.ledger.corrections import Corrections
 from lib.ledger.curation import Curation
 from lib.ledger.database import Database
+from lib.ledger.estimates import Estimates
 from lib.ledger.figures import Figures
 from lib.ledger.jobs import Jobs
 from lib.ledger.models import Models
@@ -39,6 +40,7 @@ class Ledger:
     Attributes:
         series: series and the splits of their patients.
         annotations: masks of people and models, and the rules of their life.
+        estimates: how good each label of a draft probably is.
         corrections: how well drafts agreed with what people made of them.
         scorings: what each model version said of each series.
         queue: which series next, and in whose hands it is.
@@ -66,6 +68,7 @@ class Ledger:
         book = (self._database, clock, actor)
         self.series = Series(*book)
         self.annotations = Annotations(*book)
+        self.estimates = Estimates(*book)
         self.corrections = Corrections(*book)
         self.scorings = Scorings(*book)
         self.queue = Queue(*book)

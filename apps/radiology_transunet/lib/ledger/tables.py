@@ -4,7 +4,7 @@
                        |--n leases, skips, queue_rows n--1 queues
                        |--n scorings 1--n scores, embeddings: scoretables.py
     jobs, verdicts, nights, cursors, audit stand alone
-    tags and cohorts of series: curationtables.py
+    tags and cohorts of series: curationtables.py; estimates of drafts: estimates.py
 
 A change here needs a migration: a test compares both.
 """
@@ -55,6 +55,7 @@ series = sa.Table(
     sa.CheckConstraint("status <> 'refused' OR reason <> ''", name="refused_with_reason"),
     sa.Index("ix_series_status", "status", "series_uid"),
     sa.Index("ix_series_patient", "patient"),
+    sa.Index("ix_series_study_uid", "study_uid"),
 )
 
 REFERENCES = "referenced_series_uid IS NOT NULL"

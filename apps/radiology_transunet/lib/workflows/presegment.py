@@ -9,9 +9,9 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime
-from typing import TYPE_CHECKING
 
 from lib.core.errors import ArchiveUnavailable, Conflict, InconsistentSeries, LabelError, ManifestMismatch, NotFound
+from lib.core.estimated import EstimatedDice
 from lib.core.values import LabelEvidence, Mask, Prediction
 from lib.dicom.files import encode
 from lib.dicom.pmap import QUANTITIES, write_pmap
@@ -21,13 +21,10 @@ from lib.dicom.writer import new_uid
 from lib.ledger.rows import Companion, JobRow, NewDraft, OutboxRow
 from lib.taskfile import Task
 from lib.workflows.estimates import described
-from lib.workflows.jobs import DRAFT, draft_key
+from lib.workflows.jobs import DRAFT, LATER, SOON, draft_key
 from lib.workflows.models import ChampionCache, require_champion
 from lib.workflows.pauses import draft_pause
 from lib.workflows.services import Services
-
-if TYPE_CHECKING:
-    from lib.inference.quality import EstimatedDice
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +51,7 @@ class SeriesPrediction:
     prediction: Prediction
     source: SourceSeries
     model_version: int
-    estimates: "Mapping[str, EstimatedDice]" = field(default_factory=dict)
+    estimates: Mapping[str, EstimatedDice] = field(default_factory=dict)
 
 
 def load_series(services: Services, series_uid: str) -> SourceSeries:
@@ -103,7 +100,7 @@ def presegment(
     champions.predictor(task.name)  # without a model nothing is fetched
     if job is not None:
         _require_wanted(services, champions, task, series_uid)
-    made = _predict(champions, task, _load_or_mark(services, series_uid), report)
+    made = _predict(champions, task, load_or_mark(services, series_uid), report)
     mask = made.prediction.mask
     sop_uid, seg_series_uid = (None, None) if mask.is_empty else (new_uid(), new_uid())
     draft = NewDraft(
@@ -128,11 +125,18 @@ def presegment(
     maps = _maps(services, made, replace(origin, description=f"Uncertainty {task.name} v{made.model_version}"))
     said = made.prediction
     return services.ledger.annotations.add_draft(
-        draft, payload, said.scores, said.embedding, job, companions=maps, values=_values(said)
+        draft,
+        payload,
+        said.scores,
+        said.embedding,
+        job,
+        companions=maps,
+        values=kept_values(said),
+        estimates=made.estimates,
     )
 
 
-def _values(prediction: Prediction) -> dict[str, dict[str, float]]:
+def kept_values(prediction: Prediction) -> dict[str, dict[str, float]]:
     """What the ledger keeps besides the entropy's scores: the other quantities and the evidence, by label name."""
     values = {name: dict(by_label) for name, by_label in prediction.quantities.items() if name != "entropy"}
     evidence = {label: asdict(shown) for label, shown in prediction.evidence.items()}
@@ -141,13 +145,13 @@ def _values(prediction: Prediction) -> dict[str, dict[str, float]]:
 
 
 def _predict(champions: ChampionCache, task: Task, source: SourceSeries, report: Report | None) -> SeriesPrediction:
-    _require_suitable(source, task)
+    require_suitable(source, task)
     predictor, version = champions.predictor(task.name)
     prediction = predictor.predict(source.volume, report)
     return SeriesPrediction(prediction, source, version, champions.estimates(task.name, version, prediction))
 
 
-def _load_or_mark(services: Services, series_uid: str) -> SourceSeries:
+def load_or_mark(services: Services, series_uid: str) -> SourceSeries:
     """The series; one that has left the archive is marked as gone, so that nobody asks for its draft again."""
     try:
         return load_series(services, series_uid)
@@ -183,7 +187,8 @@ def _maps(services: Services, made: SeriesPrediction, origin: SegOrigin) -> tupl
 def enqueue_drafts(services: Services, task: Task, insist: bool = False) -> int:
     """A job for each ready series that has neither a human label nor a draft of the champion; how many are new.
 
-    With `presegment.redraft` off, a series that has a draft of any version keeps it. A series whose last draft by this
+    Series that no version has scored go before the others, in each part the newest arrival first. With
+    `presegment.redraft` off, a series that has a draft of any version keeps it. A series whose last draft by this
     version failed rests first, the longer the more often it failed, unless the caller insists.
 
     Raises:
@@ -195,13 +200,14 @@ def enqueue_drafts(services: Services, task: Task, insist: bool = False) -> int:
     if not services.settings.presegment.redraft:
         wanted = [uid for uid in wanted if services.ledger.annotations.latest_draft(uid, task.name) is None]
     failed = _failed_drafts(services, task, champion.version)
-    now = services.ledger.jobs.clock()
-    payloads = [
-        draft_job(task, uid, champion.version, failures_before(failed.get(uid)))
-        for uid in wanted
-        if uid in suitable and (insist or not is_resting(failed.get(uid), now))
-    ]
-    return services.ledger.jobs.add_many(DRAFT, task.name, payloads, services.settings.worker.attempts)
+    now, scored = services.ledger.jobs.clock(), services.ledger.scorings.scored(task.name)
+    payloads: dict[int, list[tuple[dict[str, object], str]]] = {SOON: [], LATER: []}
+    for uid in wanted:
+        if uid in suitable and (insist or not is_resting(failed.get(uid), now)):
+            made = draft_job(task, uid, champion.version, failures_before(failed.get(uid)))
+            payloads[LATER if uid in scored else SOON].append(made)
+    add, attempts = services.ledger.jobs.add_many, services.settings.worker.attempts
+    return sum(add(DRAFT, task.name, jobs, attempts, priority) for priority, jobs in payloads.items())
 
 
 def draft_job(task: Task, series_uid: str, version: int, failures: int = 0) -> tuple[dict[str, object], str]:
@@ -289,7 +295,7 @@ def _require_wanted(services: Services, champions: ChampionCache, task: Task, se
             raise Conflict(f"series {series_uid} has a draft by version {version} already: annotation {row.id}")
 
 
-def _require_suitable(source: SourceSeries, task: Task) -> None:
+def require_suitable(source: SourceSeries, task: Task) -> None:
     reason = task.why_not(source.volume.modality, source.description)
     if reason is not None:
         raise InconsistentSeries(reason)
