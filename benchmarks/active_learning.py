@@ -124,12 +124,15 @@ def cells_of(options: argparse.Namespace) -> dict[Cell, Made]:
     shared = [f"--{name}={getattr(options, name)}" for name in names]
     shared += [f"--{name.replace('_', '-')}={getattr(preset, name)}" for name in COUNTS]
     shared += [f"--conf={pair}" for pair in options.conf]
-    kitchen = cells.Kitchen(__file__, shared, options.work, options.jobs, options.threads)
+    published = cells.beside(options.out, options.split)
+    kitchen = cells.Kitchen(__file__, shared, options.work, options.jobs, options.threads, published)
     first = [(FULL, "0"), *((START, str(seed)) for seed in range(preset.seeds))]
     streams = [(name, str(seed)) for seed in range(preset.seeds) for name in preset.strategies]
+    keys = {cell: cells.key_of(cell, key_of(options, int(cell[1]))) for cell in (*first, *streams)}
     made: dict[Cell, Made] = {}
     for wanted in (first, streams):
-        made |= kitchen.make({cell: cells.key_of(cell, key_of(options, int(cell[1]))) for cell in wanted}, shown)
+        made |= kitchen.make({cell: keys[cell] for cell in wanted}, shown)
+    kitchen.publish(keys.values())
     return made
 
 

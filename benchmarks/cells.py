@@ -2,7 +2,8 @@
 
 A benchmark names its cells by tuples of words and makes one with `--cell WORD...`, printing JSON as its last line.
 What is done is a line of cells.jsonl in the work folder, under a key that says all that the cell follows from but the
-code and the data: delete the folder after changing one of them.
+code and the data: delete the folder after changing one of them. Those that published figures rest on lie beside the
+results as well (`published`), so that the figures can be made of them again, and more seeds added, on another machine.
 """
 
 import hashlib
@@ -10,11 +11,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from lib.core.atomic import replacing
 
 Cell = tuple[str, ...]
 Made = dict[str, Any]
@@ -30,6 +33,7 @@ class Kitchen:
         work: folder for what is done.
         jobs: cells at once.
         threads: CPU threads of each.
+        published: file beside the results with the cells that these rest on; None = nowhere.
     """
 
     script: str
@@ -37,6 +41,7 @@ class Kitchen:
     work: Path
     jobs: int
     threads: int
+    published: Path | None = None
 
     def make(self, keys: Mapping[Cell, str], shown: Callable[[Cell, Made], str]) -> dict[Cell, Made]:
         """All cells, the missing ones being made.
@@ -60,16 +65,26 @@ class Kitchen:
         known = self.finished()
         return {cell: known[key] for cell, key in keys.items()}
 
+    def publish(self, keys: Iterable[str]) -> None:
+        """Write the cells of these keys beside the results, in place of what is there."""
+        if self.published is None:
+            return
+        known = self.finished()
+        self.published.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(self.published) as unnamed:
+            lines = (json.dumps({"key": key, **known[key]}) for key in dict.fromkeys(keys))
+            unnamed.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
     def finished(self) -> dict[str, Made]:
-        """Cells in the work folder, by key; an empty line, and one that a kill cut short, is passed over."""
+        """Cells beside the results and in the work folder, by key; a line that a kill cut short is passed over."""
         found: dict[str, Made] = {}
-        path = self.work / "cells.jsonl"
-        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-            try:
-                cell = json.loads(line)
-            except json.JSONDecodeError:
-                continue
-            found[cell.pop("key")] = cell
+        for path in filter(None, (self.published, self.work / "cells.jsonl")):
+            for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+                try:
+                    cell = json.loads(line)
+                except json.JSONDecodeError:
+                    continue
+                found[cell.pop("key")] = cell
         return found
 
     def _in_a_process(self, cell: Cell) -> Made:
@@ -77,6 +92,11 @@ class Kitchen:
         environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads)}
         answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout
         return dict(json.loads(answer.splitlines()[-1]))
+
+
+def beside(results: Path, split: str) -> Path | None:
+    """Where the cells of some results are published; those of the split "dev" nowhere."""
+    return results.parent / "cells" / f"{results.stem}.jsonl" if split == "test" else None
 
 
 def key_of(*parts: object) -> str:

@@ -156,8 +156,12 @@ def cells_of(options: argparse.Namespace) -> dict[Cell, Made]:
             f"{total(nights, 'train_s'):.0f} CPU s"
         )
 
-    kitchen = cells.Kitchen(__file__, shared, options.work, options.jobs, threads=1)
-    return kitchen.make({(way, seed): key_of(options, way, int(seed)) for way, seed in wanted}, shown)
+    published = cells.beside(options.out, options.split)
+    kitchen = cells.Kitchen(__file__, shared, options.work, options.jobs, 1, published)
+    keys = {(way, seed): key_of(options, way, int(seed)) for way, seed in wanted}
+    made = kitchen.make(keys, shown)
+    kitchen.publish(keys.values())
+    return made
 
 
 def show(rows: Mapping[str, Mapping[str, Any]], differences: Mapping[str, Mapping[str, Any]]) -> None:

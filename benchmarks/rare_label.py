@@ -162,8 +162,12 @@ def cells_of(options: argparse.Namespace) -> dict[Cell, Made]:
         dice = ", ".join(f"{name} {value:.3f}" for name, value in made["dice"].items())
         return f"{cell[0]}, seed {cell[1]}: Dice {dice} ({made['cpu_s']} CPU s)"
 
-    kitchen = cells.Kitchen(__file__, shared, options.work, options.jobs, threads=1)
-    return kitchen.make({(way, seed): key_of(options, way, int(seed)) for way, seed in wanted}, shown)
+    published = cells.beside(options.out, options.split)
+    kitchen = cells.Kitchen(__file__, shared, options.work, options.jobs, 1, published)
+    keys = {(way, seed): key_of(options, way, int(seed)) for way, seed in wanted}
+    made = kitchen.make(keys, shown)
+    kitchen.publish(keys.values())
+    return made
 
 
 def paired(differences: Sequence[float]) -> dict[str, float | None]:

@@ -66,6 +66,22 @@ def test_cells_are_made_once_and_again_where_a_kill_cut_their_line_or_their_key_
     assert (tmp_path / "made").read_text() == "abba"
 
 
+def test_published_cells_are_those_of_the_figures_and_make_them_again_elsewhere(part, tmp_path: Path) -> None:
+    cells = part("cells")
+    script = tmp_path / "script.py"
+    script.write_text(MAKES)
+    published = cells.beside(tmp_path / "results" / "some.json", "test")
+    assert cells.beside(tmp_path / "some.json", "dev") is None
+    keys = {("a",): "key a", ("b",): "key b"}
+    here = cells.Kitchen(str(script), (), tmp_path / "here", jobs=1, threads=1, published=published)
+    here.make({**keys, ("c",): "key c"}, lambda cell, made: cell[0])
+    here.publish(keys.values())
+    there = cells.Kitchen(str(script), (), tmp_path / "there", jobs=1, threads=1, published=published)
+    assert there.finished() == {"key a": {"value": "a"}, "key b": {"value": "b"}}
+    assert there.make(keys, lambda cell, made: cell[0]) == {("a",): {"value": "a"}, ("b",): {"value": "b"}}
+    assert not (tmp_path / "there" / "cells.jsonl").exists()
+
+
 def test_a_changed_option_changes_the_key_of_a_cell(part) -> None:
     module = part("hippocampus")
     usual = {"device": "cpu", "threads": 1}
@@ -75,6 +91,16 @@ def test_a_changed_option_changes_the_key_of_a_cell(part) -> None:
     cells = part("cells")
     keys = {cells.key_of(*parts) for parts in (("a", 1), ("a", 2), (["a", 1],), ({"b": 1},), ({"b": None},))}
     assert len(keys) == 5
+
+
+def test_the_hippocampus_recipe_is_that_of_the_figures_whatever_the_defaults_are(part) -> None:
+    module = part("hippocampus")
+    recipe = json.loads(json.dumps(module.asdict(module.RECIPE)))
+    measured = json.loads(module.RESULTS.read_text())["recipe"]
+    follows = {"steps", "batch_size", "seed"}  # from budget, network and cell
+    assert {name: recipe[name] for name in measured.keys() - follows} == {
+        name: measured[name] for name in measured.keys() - follows
+    }
 
 
 def test_a_distance_that_is_infinite_leaves_the_mean_and_is_counted(part) -> None:
