@@ -1,11 +1,12 @@
 """What a process of a group does for itself; groups of two really started are in integration/test_torchrun.py."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 
-from lib.core.errors import InvalidSettings, NotFound, ProcessLost, TrainingFailed
+from lib.core.errors import InvalidSettings, NotFound, OutOfMemory, ProcessLost, TrainingFailed
 from lib.inference.config import PreprocessConfig
 from lib.inference.model import build_preprocess
 from lib.networks.config import NetworkConfig
@@ -14,7 +15,8 @@ from lib.training.augment_mix import before
 from lib.training.batches import draw_batch
 from lib.training.config import AugmentConfig, FitConfig
 from lib.training.data import Case, TrainingSet, prepare
-from lib.training.distributed import ALONE, Group
+from lib.training.distributed import ALONE, Group, file_store
+from lib.training.run import part_seeds
 
 MakeCase = Callable[[int], Case]
 CPU = torch.device("cpu")
@@ -46,10 +48,8 @@ def test_the_shares_of_a_step_are_the_pictures_of_one_process(
             assert "cutmix" in mixing or torch.equal(others, before(whole.classes))
 
 
-def test_each_share_draws_the_dropout_of_the_accumulated_parts_that_it_stands_for(data: TrainingSet) -> None:
-    config = FitConfig(batch_size=2, accumulate=4)
-    seed = draw_batch(data, config, 0, 0.5, CPU).seed
-    assert [draw_batch(data, config, 0, 0.5, CPU, Group(rank, 2)).seed - seed for rank in (0, 1)] == [0, 2]
+def test_each_process_draws_the_dropout_of_the_accumulated_parts_that_it_stands_for() -> None:
+    assert [*part_seeds(7, 0, 2), *part_seeds(7, 1, 2)] == list(part_seeds(7, 0, 4)) == [7, 8, 9, 10]
 
 
 def test_pictures_that_cannot_be_shared_evenly_are_refused_with_both_numbers() -> None:
@@ -104,6 +104,30 @@ def test_processes_with_other_cases_are_refused(monkeypatch: pytest.MonkeyPatch)
         answering(monkeypatch, "abd").require_same("abc")
 
 
+def test_who_hears_of_a_closed_connection_fails_for_the_reason_that_was_left(tmp_path: Path) -> None:
+    mine, theirs = (Group(rank, 2, store=file_store(tmp_path / "store", 2)) for rank in (0, 1))
+    for error, heard, words in (
+        (torch.OutOfMemoryError("CUDA out of memory. Tried 20 GiB.\nGPU 0"), OutOfMemory, r"memory. Tried 20 GiB\.$"),
+        (MemoryError(), OutOfMemory, "MemoryError"),
+        (NotFound("a file is gone"), NotFound, "a file is gone"),
+        (ZeroDivisionError("by chance"), ProcessLost, "process 1 of the training ended: ZeroDivisionError: by chance"),
+    ):
+        with pytest.raises(type(error)), theirs.reasons_shared():
+            raise error
+        with pytest.raises(heard, match=words), mine.reasons_shared():
+            raise ProcessLost("connection closed")
+
+
+def test_without_a_reason_a_process_is_just_lost(tmp_path: Path) -> None:
+    with (
+        pytest.raises(ProcessLost, match="^closed$"),
+        Group(0, 2, store=file_store(tmp_path / "s", 2)).reasons_shared(),
+    ):
+        raise ProcessLost("closed")
+    with pytest.raises(ProcessLost, match="^closed$"), Group(0, 2).reasons_shared():
+        raise ProcessLost("closed")
+
+
 def test_nobody_is_told_of_an_end_within_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[object] = []
     monkeypatch.setattr(distributed.dist, "all_gather_object", lambda found, value: said.append(value))
@@ -113,7 +137,7 @@ def test_nobody_is_told_of_an_end_within_a_step(monkeypatch: pytest.MonkeyPatch)
     group.tell_end(ValueError("inside"))
     assert said == []
     Group(1, 2).tell_end(ValueError("outside"))
-    assert said == [distributed._End(1, "ValueError")]
+    assert said == [distributed._End(1, "ValueError: outside")]
 
 
 def test_nobody_is_told_of_an_end_once_one_was_heard_of_or_a_process_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -172,12 +172,12 @@ def test_a_failed_allocation_names_network_and_pictures_and_what_to_lower(error:
 @pytest.mark.parametrize(
     ("batch", "accumulate", "processes", "words"),
     [
-        (24, 1, 2, "not 12 at a time in each of 2 processes"),
-        (6, 4, 2, "not 6 at a time in each of 2 processes"),
-        (4, 1, 4, "not even one at a time"),
+        (24, 1, 2, "neither 12 at a time nor 6 in each of 2 processes"),
+        (6, 4, 2, "neither 6 at a time nor 3 in each of 2 processes"),
+        (4, 1, 4, "not even one at a time in each of 4 processes"),
     ],
 )
-def test_several_processes_do_not_speak_of_a_second_attempt(
+def test_several_processes_halve_what_each_has_of_the_step(
     batch: int, accumulate: int, processes: int, words: str
 ) -> None:
     config = FitConfig(batch_size=batch, accumulate=accumulate)

@@ -42,6 +42,6 @@ def draw_batch(
         covered=covered[partners:],
         names=tuple(data.cases[pick.case].name for pick in picks),
         mixing=drawn.mixing,
-        seed=seed + group.rank * -(-len(own) // config.batch_size),  # after those of the parts before
+        seed=seed,
         others=others,
     )

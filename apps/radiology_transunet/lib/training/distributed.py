@@ -7,11 +7,15 @@ process to rounding, and a run may go on with another number of processes. Only 
 own, as each part of accumulated batches does.
 
 The process of rank 0 leads: it alone reports, keeps the time and writes checkpoints. Between two steps the processes
-meet in `exchange`; one that fails there tells the others why. One that fails within a step, or dies, closes its
-connections, which ends the others with `ProcessLost`.
+meet in `exchange`; one that fails there tells the others why. One that fails within a step leaves its reason where the
+group met, then closes its connections: the others, which wait for it somewhere in that step, hear of the closed
+connection, look for the reason and fail with it too. So all of them know of a lack of memory, wherever it was, and may
+`meet_again` to go on from the last checkpoint. One that dies leaves no reason and ends the others with `ProcessLost`.
 """
 
+import base64
 import os
+import pickle
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -23,10 +27,11 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
-from torch.distributed import FileStore, Store, TCPStore  # type: ignore[attr-defined]
+from torch.distributed import FileStore, PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
+from torch.distributed.rendezvous import rendezvous
 
-from lib.core.errors import InvalidSettings, LabelError, ProcessLost, TrainingFailed
-from lib.inference.devices import choose_device
+from lib.core.errors import InvalidSettings, LabelError, OutOfMemory, ProcessLost, TrainingFailed
+from lib.inference.devices import choose_device, is_out_of_memory
 from lib.training import collectives
 from lib.training.config import FitConfig
 
@@ -37,6 +42,9 @@ PATIENCE = timedelta(hours=2)
 
 MEETING = timedelta(minutes=5)
 """How long processes of several machines look for the leader."""
+
+END = "end"
+"""Under this name a process leaves the reason of its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +60,16 @@ class _End:
             return self.error
         return ProcessLost(f"process {self.rank} of the training ended: {self.error}")
 
+    @classmethod
+    def by(cls, error: BaseException, rank: int) -> "_End":
+        """What that error is to the others."""
+        if isinstance(error, LabelError):
+            return cls(rank, error)
+        said = (str(error).splitlines() or [""])[0]
+        if is_out_of_memory(error):
+            return cls(rank, OutOfMemory(said or type(error).__name__))
+        return cls(rank, f"{type(error).__name__}: {said}" if said else type(error).__name__)
+
 
 class Group:
     """The processes of a training, seen from one of them; a process alone is a group too.
@@ -60,12 +78,15 @@ class Group:
         rank: of this process.
         size: processes in all.
         local_rank: of this process on its machine, which is the number of its GPU.
+        store: where they meet; a process alone needs none.
     """
 
-    def __init__(self, rank: int = 0, size: int = 1, local_rank: int = 0) -> None:
+    def __init__(self, rank: int = 0, size: int = 1, local_rank: int = 0, store: Store | None = None) -> None:
         self.rank = rank
         self.size = size
         self.local_rank = local_rank
+        self._store = store
+        self._meetings = 0
         self._within = False
 
     @property
@@ -175,13 +196,81 @@ class Group:
         found = self.exchange(own)
         return [found[number % self.size][number // self.size] for number in range(count)]
 
+    def meet(self) -> None:
+        """Meet the others, in a place that earlier meetings have not used.
+
+        Raises:
+            ProcessLost: the others do not come.
+        """
+        self._meetings += 1
+        self._within = False
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        with collectives.loss_explained():
+            place = self._place()
+            if self._meetings > 1:
+                place.set_timeout(PATIENCE)  # the slowest one hears of it last
+            dist.init_process_group(backend, store=place, rank=self.rank, world_size=self.size, timeout=PATIENCE)
+
+    def meet_again(self) -> None:
+        """Part, and meet anew; for all of them, each of which has failed somewhere in the same attempt.
+
+        The error must not be held any more: what its frames hold would keep the connections open.
+        """
+        if self.size > 1:
+            self.part()
+            self.meet()
+
+    @staticmethod
+    def part() -> None:
+        """Close the connections to the others."""
+        with suppress(Exception):  # of one that others have left
+            dist.destroy_process_group()
+
+    @contextmanager
+    def reasons_shared(self) -> Iterator[None]:
+        """Around what all do: who fails leaves the reason to the others, who fail with it instead of `ProcessLost`.
+
+        Raises:
+            OutOfMemory: another process found no memory.
+            LabelError: what else another one has ended with.
+        """
+        try:
+            yield
+        except ProcessLost as lost:
+            if (end := self._end_of_another()) is None:
+                raise
+            raise end.raised() from lost
+        except BaseException as error:
+            self._leave_reason(error)
+            raise
+
     def tell_end(self, error: BaseException) -> None:
-        """Let the others end too; in the middle of a step the end of this process does that."""
+        """Let the others end too where they hear it; in the middle of a step the end of this process does that."""
         if self.size == 1 or self._within:
             return
-        why = error if isinstance(error, LabelError) else type(error).__name__
         with suppress(Exception):
-            self.exchange(_End(self.rank, why))
+            self.exchange(_End.by(error, self.rank))
+
+    def _place(self) -> Store:
+        assert self._store is not None
+        return PrefixStore(f"meeting {self._meetings}", self._store)
+
+    def _leave_reason(self, error: BaseException) -> None:
+        if self._store is None:
+            return
+        with suppress(Exception):  # the place may be gone with its process
+            words = base64.b64encode(pickle.dumps(_End.by(error, self.rank)))
+            self._place().set(END, words.decode("ascii"))
+
+    def _end_of_another(self) -> _End | None:
+        """What a process has left as the reason of its end, or None."""
+        if self._store is None:
+            return None
+        with suppress(Exception):  # as above
+            if (place := self._place()).check([END]):
+                found: _End = pickle.loads(base64.b64decode(place.get(END)))
+                return found
+        return None
 
 
 ALONE = Group()
@@ -200,18 +289,23 @@ def joined(rank: int, size: int, local_rank: int = 0, store: Store | None = None
     Raises:
         ProcessLost: the others do not come, or one ends before its time.
     """
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    with collectives.loss_explained():
-        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
-    group = Group(rank, size, local_rank)
+    group = Group(rank, size, local_rank, store or _store_of_environment(rank, size))
+    group.meet()
     try:
-        yield group
+        with group.reasons_shared():
+            yield group
     except BaseException as error:
         group.tell_end(error)
         raise
     finally:
-        with suppress(Exception):  # of one that others have left
-            dist.destroy_process_group()
+        group.part()
+
+
+def _store_of_environment(rank: int, size: int) -> Store:
+    """Where torchrun lets its processes meet."""
+    with collectives.loss_explained():
+        store: Store = next(rendezvous("env://", rank, size))[0]
+    return store
 
 
 def file_store(path: Path, size: int) -> Store:

@@ -41,9 +41,14 @@ class Keeper:
         self.kept_s = 0.0 if self.found is None else self.found.seconds
         return self.found
 
-    def resume(self, run: Run) -> None:
-        """Put a run at step 0 where the last checkpoint left it."""
-        last = self.found or self.find()
+    def resume(self, run: Run, again: bool = False) -> None:
+        """Put a run at step 0 where the last checkpoint left it.
+
+        Args:
+            run: to go on.
+            again: whether an earlier attempt failed, after which all processes have to look for it.
+        """
+        last = (None if again else self.found) or self.find()
         self.found = None
         if last is not None:
             run.resume(last)

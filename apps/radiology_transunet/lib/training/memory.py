@@ -18,11 +18,12 @@ def half(count: int) -> int:
     return -(-count // 2)
 
 
-def twice(attempt: Callable[[str], T]) -> T:
+def twice(attempt: Callable[[str], T], between: Callable[[], None] = lambda: None) -> T:
     """Do something, and once more when memory ran out.
 
     Args:
         attempt: gets "" first; where memory ran out, the allocator's words.
+        between: called before the second attempt, when nothing holds the first one's memory any more.
     """
     try:
         return attempt("")
@@ -32,6 +33,7 @@ def twice(attempt: Callable[[str], T]) -> T:
         said = first_line(error)
     gc.collect()  # only here: the error kept everything alive that its frames hold
     release_memory()
+    between()
     return attempt(said)
 
 
@@ -45,7 +47,7 @@ def memory_explained(
         network: which one.
         config: of the run.
         window: (slices, rows, columns) of a picture.
-        processes: that share the step; several do not halve.
+        processes: that share the step.
 
     Raises:
         TrainingFailed: in place of what torch or numpy raised.
@@ -66,12 +68,14 @@ def memory_explained(
 
 def _tried(config: FitConfig, processes: int) -> str:
     """How many pictures at a time had no memory, in words."""
-    count = min(config.batch_size, config.batch_size * config.accumulate // processes)
-    if count == 1:
-        return "not even one at a time"
-    if processes > 1:
-        return f"not {count} at a time in each of {processes} processes"
-    return f"neither {count} at a time nor {half(count)}"
+    count = own_at_once(config, processes)
+    tried = "not even one at a time" if count == 1 else f"neither {count} at a time nor {half(count)}"
+    return tried if processes == 1 else f"{tried} in each of {processes} processes"
+
+
+def own_at_once(config: FitConfig, processes: int) -> int:
+    """Pictures that one process sends through its network at a time: a batch, or its share of the step if that is less."""
+    return min(config.batch_size, config.batch_size * config.accumulate // processes)
 
 
 def first_line(error: BaseException) -> str:

@@ -20,7 +20,7 @@ from lib.training.config import FitConfig
 from lib.training.data import Batch
 from lib.training.distributed import ALONE, Group
 from lib.training.losses import LabelWeights, Loss, Target, segmentation_loss
-from lib.training.memory import half
+from lib.training.memory import half, own_at_once
 from lib.training.precision import half_type
 from lib.training.weights import RunningDice, company, label_weights
 
@@ -140,6 +140,15 @@ class Run:
         self.best = dice, {name: value.detach().cpu().clone() for name, value in self.average.state_dict().items()}
         return True
 
+    def took_back(self, dice: float) -> bool:
+        """Note the mean Dice of the last weights; whether better ones of before were put in their place."""
+        if not self.curve or self.curve[-1][0] != self.step:
+            self.validated(dice)
+        if self.best is None or self.best[0] <= self.curve[-1][1]:
+            return False
+        self.average.load_state_dict(self.best[1])
+        return True
+
     def checkpoint(self, key: str, seconds: float) -> Checkpoint:
         """The state after this step."""
         return Checkpoint(
@@ -178,14 +187,17 @@ class Run:
         Raises:
             OutOfMemory: that was done before, or there is one picture at a time already.
         """
-        if self.at_once < self.config.batch_size or self.at_once == 1:
+        tried = own_at_once(self.config, self.group.size)
+        if self.at_once < tried or tried == 1:
             raise OutOfMemory(said)
-        self.at_once = half(self.at_once)
+        self.at_once = half(tried)
+        each = "" if self.group.size == 1 else f" in each of {self.group.size} processes"
         self.notes.append(
-            f"no memory for {self.config.batch_size} pictures at a time ({said}): {self.at_once} at a time from step "
+            f"no memory for {tried} pictures at a time{each} ({said}): {self.at_once} at a time from step "
             f"{self.step + 1} on, in steps as large as before"
         )
-        log.warning(self.notes[-1])
+        if self.group.leads:
+            log.warning(self.notes[-1])
 
     def _backward(self, batch: Batch) -> Loss:
         """The loss of a batch, its gradient being left at the weights.
@@ -196,11 +208,11 @@ class Run:
         the same step as with one large batch, but for batch norms, which see each part alone.
         """
         parts = torch.split(batch.images, self.at_once)
+        seeds = part_seeds(batch.seed, self.group.rank, len(parts))
         if len(parts) == 1:
-            loss = self._loss(self._forward(batch.images, batch.seed), batch)
+            loss = self._loss(self._forward(batch.images, seeds[0]), batch)
             self.scaler.scale(loss.value).backward()  # type: ignore[no-untyped-call]
             return loss
-        seeds = range(batch.seed, batch.seed + len(parts))
         with torch.no_grad():
             passed = [self._forward(part, seed) for part, seed in zip(parts, seeds, strict=True)]
         outputs = [torch.cat(level).requires_grad_() for level in zip(*passed, strict=True)]
@@ -244,6 +256,11 @@ class Run:
             f"{', '.join(sorted(set(batch.names)))}; the last checkpoint is kept; look at these cases, or try a lower "
             f"learning rate than {self.config.learning_rate}"
         )
+
+
+def part_seeds(seed: int, rank: int, parts: int) -> range:
+    """The seeds of the parts that a process sends through its network; each process has so many parts."""
+    return range(seed + rank * parts, seed + (rank + 1) * parts)
 
 
 def make_optimizer(config: FitConfig, network: nn.Module) -> torch.optim.Optimizer:
