@@ -127,3 +127,16 @@ def test_a_value_out_of_range_is_refused_and_no_secret_is_shown(option, value):
     with pytest.raises(InvalidSettings, match=option) as refused:
         load([(option, value)])
     assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize("option", ["query.strategy", "selection.quantity"])
+@pytest.mark.parametrize("name", ["bald", "disagreement"])
+def test_what_compares_samples_is_refused_where_a_model_answers_once(option, name):
+    with pytest.raises(
+        InvalidSettings, match=f"{option} {name} needs samples: set uncertainty.kind to dropout, tta or ensemble"
+    ):
+        load_settings([(option, name)], environ={})
+    for kind in ("dropout", "tta", "ensemble"):
+        section, key = option.split(".")
+        made = load_settings([(option, name), ("uncertainty.kind", kind)], environ={})
+        assert getattr(getattr(made, section), key) == name

@@ -20,7 +20,7 @@ from lib.dicom.config import ArchiveConfig
 from lib.inference.config import InferenceConfig, UncertaintyConfig
 from lib.ledger.config import LedgerConfig
 from lib.registry.config import RegistryConfig
-from lib.selection.config import SelectionConfig
+from lib.selection.config import SAMPLED, SelectionConfig
 from lib.server.config import ServerConfig
 from lib.strict import build, dotted
 from lib.workflows.config import (
@@ -55,6 +55,9 @@ class Settings:
     Attributes:
         var: folder of all state.
         tasks: names or paths of the task files that are served; the first one is the default.
+
+    Raises:
+        InvalidSettings: options that do not go together.
     """
 
     var: Path
@@ -76,6 +79,13 @@ class Settings:
     field: FieldConfig
     worker: WorkerConfig
     server: ServerConfig
+
+    def __post_init__(self) -> None:
+        for option, name in (("query.strategy", self.query.strategy), ("selection.quantity", self.selection.quantity)):
+            if name in SAMPLED and self.uncertainty.kind == "entropy":
+                raise InvalidSettings(
+                    f"{option} {name} needs samples: set uncertainty.kind to dropout, tta or ensemble, got entropy"
+                )
 
 
 def load_settings(

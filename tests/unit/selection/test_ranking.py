@@ -30,7 +30,7 @@ def test_the_least_certain_case_comes_first() -> None:
         "mean entropy 0.200 nats over 2 labels, highest in spleen (0.300)",
         "mean entropy 0.800 nats over 2 labels, highest in liver (0.900)",
         "mean entropy 0.500 nats over 1 label, highest in liver (0.500)",
-        "never scored: no model has seen it, or it found nothing",
+        "never scored: no model has seen it",
         "mean entropy 0.000 nats over 2 labels, highest in liver (0.000)",
     )
 

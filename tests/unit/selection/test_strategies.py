@@ -7,8 +7,10 @@ from hypothesis import strategies as st
 
 from lib.selection.cases import Labelled
 from lib.selection.classwise import classwise_quotas
+from lib.selection.config import SAMPLED
 from lib.selection.pool import QUANTITIES, Pool
 from lib.selection.strategies import STRATEGIES
+from lib.selection.uncertainty import WORDS
 from pools import NAN, OPTIONS, order_of, random_pool
 
 EVERY = pytest.mark.parametrize("name", STRATEGIES)
@@ -107,7 +109,8 @@ def test_each_uncertainty_ranks_by_the_mean_of_its_own_table(quantity: str) -> N
     np.testing.assert_allclose(ranking.scores, [0.2, 0.6, NAN, 0.45])
     unit = " nats" if quantity in ("entropy", "bald") else ""
     assert f"0.450{unit} over 2 labels, highest in cyst (0.500)" in ranking.reasons[3]
-    assert ranking.reasons[2].endswith("never scored: no model has seen it, or it found nothing")
+    assert WORDS[quantity][0] in ranking.reasons[2].partition("its model told no ")[2]
+    assert ("uncertainty.kind dropout, tta or ensemble" in ranking.reasons[2]) == (quantity in SAMPLED)
 
 
 @pytest.mark.parametrize("quantity", QUANTITIES)
@@ -143,6 +146,16 @@ def test_a_case_that_shows_nothing_comes_behind_those_that_show_something() -> N
     ranking = STRATEGIES["entropy"](pool, 0, OPTIONS)
     assert order_of(ranking, pool) == ["b", "a"]
     np.testing.assert_allclose(ranking.scores, [NAN, 0.1])
+    assert ranking.reasons[0].endswith("the model found nothing in it")
+
+
+def test_only_a_case_that_no_model_has_seen_is_called_so() -> None:
+    pool = Pool.of("ab", ("liver",), versions=[1, -1])
+    reasons = STRATEGIES["bald"](pool, 0, OPTIONS).reasons
+    assert reasons[0].endswith(
+        "told no mutual information; it needs samples of the model (uncertainty.kind dropout, tta or ensemble)"
+    )
+    assert reasons[1].endswith("never scored: no model has seen it")
 
 
 def test_scores_of_an_older_model_are_used_and_called_so() -> None:

@@ -6,6 +6,8 @@ from typing import Literal
 from lib.core.errors import InvalidSettings
 
 Quantity = Literal["entropy", "bald", "margin", "disagreement"]
+SAMPLED: frozenset[str] = frozenset({"bald", "disagreement"})
+"""Quantities, and the strategies of that name, that compare samples of a model: one answer alone has none."""
 StrategyName = Literal[
     "default",
     "random",

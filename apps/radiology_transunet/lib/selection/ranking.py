@@ -13,7 +13,7 @@ from lib.core.errors import InvalidInput
 from lib.selection.arrays import BoolArray, FloatArray, IntArray, Keys
 from lib.selection.draws import keys, uniform
 
-NEVER = "never scored: no model has seen it, or it found nothing"
+NEVER = "never scored: no model has seen it"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,10 +1,12 @@
 """Scores by case: how unsure the model is of it, and of each label in it."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from lib.selection.arrays import BoolArray, FloatArray
-from lib.selection.config import Quantity, SelectionConfig
-from lib.selection.pool import Pool
+from lib.selection.config import SAMPLED, Quantity, SelectionConfig
+from lib.selection.pool import NO_MODEL, Pool
 from lib.selection.ranking import Ranking, by_mean
 
 WORDS: dict[Quantity, tuple[str, str]] = {
@@ -14,6 +16,7 @@ WORDS: dict[Quantity, tuple[str, str]] = {
     "disagreement": ("disagreement", ""),
 }
 """What each quantity is called in a reason, and its unit."""
+NOTHING_FOUND = "the model found nothing in it"
 LEAST_PRESENCE = 1e-12
 """A probability of 0 is never a presence, whatever the options say."""
 
@@ -30,9 +33,19 @@ def by_quantity(pool: Pool, seed: int, options: SelectionConfig, quantity: Quant
         options: of the selection.
         quantity: None = that of the options.
     """
-    named = quantity or options.quantity
-    values = np.where(may_show(pool, options), pool.quantities[named], np.nan)
-    return by_mean(pool.ids, values, seed, pool.labels, *WORDS[named])
+    named, counted = quantity or options.quantity, may_show(pool, options)
+    values = np.where(counted, pool.quantities[named], np.nan)
+    ranking = by_mean(pool.ids, values, seed, pool.labels, *WORDS[named])
+    reasons = list(ranking.reasons)
+    for i in np.flatnonzero(np.isnan(ranking.scores) & (pool.versions != NO_MODEL)).tolist():
+        reasons[i] = _lacking(named) if counted[i].any() else NOTHING_FOUND
+    return replace(ranking, reasons=tuple(reasons))
+
+
+def _lacking(quantity: Quantity) -> str:
+    """Why a case that a model has seen has no value, in words."""
+    needs = "; it needs samples of the model (uncertainty.kind dropout, tta or ensemble)" if quantity in SAMPLED else ""
+    return f"its model told no {WORDS[quantity][0]}{needs}"
 
 
 def may_show(pool: Pool, options: SelectionConfig) -> BoolArray:

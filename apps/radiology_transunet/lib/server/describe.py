@@ -7,6 +7,7 @@ from lib.ledger.rows import JobRow
 from lib.selection.strategies import STRATEGIES
 from lib.server.replies import JOB_STATES, timestamp
 from lib.taskfile import Task
+from lib.workflows.availability import why_not
 from lib.workflows.jobs import RETRAIN
 from lib.workflows.models import ChampionCache
 from lib.workflows.services import Services
@@ -38,9 +39,13 @@ def trainers(services: Services) -> dict[str, Any]:
     return {name: {"description": f"Retrain {name} behind the gate", "config": {}} for name in services.tasks}
 
 
-def strategies() -> dict[str, Any]:
-    """Ways to choose the next case."""
-    return {name: {"description": strategy.describe} for name, strategy in STRATEGIES.items()}
+def strategies(services: Services) -> dict[str, Any]:
+    """Ways to choose the next case, and why one is not there under these settings."""
+    reasons = {name: why_not(services.settings, name) for name in STRATEGIES}
+    return {
+        name: {"description": strategy.describe, "available": not reasons[name], "reason": reasons[name]}
+        for name, strategy in STRATEGIES.items()
+    }
 
 
 def label_names(services: Services) -> list[str]:

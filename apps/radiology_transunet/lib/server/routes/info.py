@@ -27,7 +27,7 @@ def app_info(context: Context) -> dict[str, Any]:
         "labels": describe.label_names(services),
         "models": describe.models(services),
         "trainers": describe.trainers(services),
-        "strategies": describe.strategies(),
+        "strategies": describe.strategies(services),
         "scoring": {name: {"description": text} for name, text in describe.SCORING.items()},
         "train_stats": {task.name: describe.train_stats(services, task) for task in services.tasks.values()},
         "datastore": describe.datastore_status(services),

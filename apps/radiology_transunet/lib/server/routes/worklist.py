@@ -55,16 +55,15 @@ async def rows(context: Ctx, request: Request, task: str = "", state: str = "", 
 def _rows(context: Context, task_name: str, state: str, limit: int) -> dict[str, Any]:
     services = context.services
     task = services.task(task_name)
-    cases = worklist.cases(services, task)
-    wanted = [case for case in cases if state in ("", case.state)]
+    shown = worklist.page(services, task, state, max(0, limit))
     return {
         "task": task_json(task),
         "tasks": list(services.tasks),
         "login": bool(context.settings.server.password),
         "strategy": context.settings.query.strategy,
-        "strategies": describe.strategies(),
+        "strategies": describe.strategies(services),
         "champion": describe.champion(services, task, context.warm.is_set(), context.champions),
-        "overview": overview_json(worklist.overview(services, task, cases)),
-        "total": len(wanted),
-        "cases": cases_json(wanted[: max(0, limit)], task.name),
+        "overview": overview_json(worklist.overview(services, task, shown.counts)),
+        "total": shown.total,
+        "cases": cases_json(shown.cases, task.name),
     }
