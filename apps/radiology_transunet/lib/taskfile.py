@@ -17,6 +17,7 @@ from lib.core.errors import InvalidTask
 from lib.core.labels import ANATOMICAL_STRUCTURE, Code, Label, LabelSchema
 from lib.inference.config import PredictConfig, PreprocessConfig
 from lib.networks.config import NetworkConfig
+from lib.networks.strides import with_strides
 from lib.strict import Path as KeyPath
 from lib.strict import build
 from lib.training.config import FitConfig
@@ -41,7 +42,7 @@ class Task:
         series_description: regular expression that a series description must contain; empty = any.
         rare: names of labels that are reported apart and leave the mean Dice.
         preprocess: Volume -> network input and back.
-        network: which network.
+        network: which network; strides that a network of patches leaves out follow from `preprocess.spacing_mm`.
         training: how it is fitted.
         predict: how it is asked.
     """
@@ -70,6 +71,7 @@ class Task:
             re.compile(self.series_description)
         except re.error as error:
             raise InvalidTask(f"series_description must be a regular expression: {error}") from error
+        object.__setattr__(self, "network", with_strides(self.network, self.preprocess.spacing_mm))
 
     @property
     def schema(self) -> LabelSchema:

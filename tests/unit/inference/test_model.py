@@ -22,6 +22,7 @@ from lib.inference.model import (
     save_model,
 )
 from lib.networks.config import NetworkConfig
+from lib.networks.strides import with_strides
 
 
 @dataclass(frozen=True)
@@ -218,3 +219,51 @@ def test_a_folder_without_manifest_or_with_a_broken_one_is_refused(folder: Path,
     (folder / "manifest.json").write_text('{"format": 1, "task": "organs"}')
     with pytest.raises(ManifestMismatch, match="fields are not those"):
         read_manifest(folder)
+
+
+def flat_task(schema: LabelSchema, spacing_mm: tuple[float, float, float]) -> Parts:
+    """Of thick slices, with the strides that a task file without any gets."""
+    plain = NetworkConfig(kind="transunet3d", patch=(16, 32, 32), dropout=0.0)
+    preprocess = PreprocessConfig(spacing_mm=spacing_mm, window_hu=(-160, 240))
+    return Parts("organs", schema, preprocess, with_strides(plain, spacing_mm))
+
+
+def test_a_model_from_before_strides_followed_the_spacing_serves_unchanged_but_starts_no_training(
+    schema: LabelSchema, tmp_path: Path
+) -> None:
+    now = flat_task(schema, (7.7, 1.25, 1.25))
+    then = changed(now, network=replace(now.network, strides=()))
+    torch.manual_seed(0)
+    network = build_network(then.network, schema).eval()
+    manifest = save_model(tmp_path, Manifest.describe(then, seed=0), network.state_dict())
+    assert manifest.network["strides"] == []
+    volume = Volume(
+        np.random.default_rng(0).normal(40, 50, (16, 32, 32)),
+        Geometry.from_spacing((16, 32, 32), (7.7, 1.25, 1.25)),
+        "CT",
+    )
+    asked, expected = (load_predictor(tmp_path, one, "cpu", 1).predict(volume) for one in (now, then))
+    np.testing.assert_array_equal(asked.mask.array, expected.mask.array)
+    np.testing.assert_array_equal(asked.entropy, expected.entropy)
+    with pytest.raises(ManifestMismatch, match=r"network.strides = \[\[1, 2, 2\], .*, this one has \[\]; train again"):
+        manifest.require_starts(now)
+    other = changed(now, network=replace(now.network, strides=((2, 2, 2), (1, 2, 2))))
+    with pytest.raises(ManifestMismatch, match=r"network.strides = \[\[2, 2, 2\], "):
+        manifest.require_fits(other)
+
+
+def test_a_new_model_of_thick_slices_keeps_its_strides_in_the_manifest(schema: LabelSchema, tmp_path: Path) -> None:
+    task = flat_task(schema, (7.7, 1.25, 1.25))
+    network = build_network(task.network, schema)
+    manifest = save_model(tmp_path, Manifest.describe(task, seed=0, files=("ab",)), network.state_dict())
+    assert manifest.network["strides"] == [[1, 2, 2], [1, 2, 2], [2, 2, 2]]
+    assert manifest.files == ("ab",)
+    manifest.require_starts(task)
+    load_predictor(tmp_path, task, "cpu", 1)
+
+
+def test_a_manifest_without_files_loads_and_names_none(folder: Path) -> None:
+    values = json.loads((folder / "manifest.json").read_text())
+    del values["files"]
+    (folder / "manifest.json").write_text(json.dumps(values))
+    assert read_manifest(folder).files == ()

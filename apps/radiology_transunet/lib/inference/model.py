@@ -13,8 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,56 +21,22 @@ from torch import Tensor
 from lib.core.atomic import replacing
 from lib.core.errors import ManifestMismatch, NotFound
 from lib.core.labels import LabelSchema
-from lib.inference.config import PredictConfig, PreprocessConfig
+from lib.inference.config import PreprocessConfig
 from lib.inference.devices import choose_device
 from lib.inference.ensemble import Ensemble
+from lib.inference.match import TaskParts, Values, completed, parts_of, require_equal, trained_network
 from lib.inference.predictor import Predictor
 from lib.inference.preprocess import Preprocess
 from lib.networks.build import build
-from lib.networks.config import DEEPLY_SUPERVISED, NetworkConfig
+from lib.networks.config import NetworkConfig
 from lib.networks.fuse import fuse
 from lib.networks.network import Network
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 PACKAGES = ("radiology-transunet", "torch", "numpy", "scipy", "einops")
-BEFORE_KINDS: Mapping[str, Any] = MappingProxyType(
-    {"kind": "transunet", "patch": None, "strides": [], "channels": [], "parts": "both"}
-)
-BEFORE_PURE_VIT: Mapping[str, Any] = MappingProxyType({"patch": 1, "pool_padding": 1})
-"""What manifests that do not say it mean: of the network block and of its architecture."""
 
 StateDict = Mapping[str, Tensor]
-Values = dict[str, Any]
-
-
-class TaskParts(Protocol):
-    """What a model must fit; a Task has it."""
-
-    @property
-    def name(self) -> str:
-        """Name of the task."""
-        ...
-
-    @property
-    def schema(self) -> LabelSchema:
-        """Labels in channel order."""
-        ...
-
-    @property
-    def preprocess(self) -> PreprocessConfig:
-        """Volume -> network input."""
-        ...
-
-    @property
-    def network(self) -> NetworkConfig:
-        """Which network."""
-        ...
-
-    @property
-    def predict(self) -> PredictConfig:
-        """How it is asked."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +54,7 @@ class Manifest:
         packages: versions by distribution name.
         weights: name of the weights file beside the manifest; empty until saved.
         sha256: of the weights file; empty until saved.
+        files: SHA-256 of the image files that it learned from; empty for annotations of the ledger.
     """
 
     task: str
@@ -101,6 +67,7 @@ class Manifest:
     packages: Mapping[str, str] = field(default_factory=dict)
     weights: str = ""
     sha256: str = ""
+    files: tuple[str, ...] = ()
 
     @classmethod
     def describe(
@@ -109,14 +76,16 @@ class Manifest:
         seed: int,
         metrics: Mapping[str, float] | None = None,
         annotations: tuple[int, ...] = (),
+        files: tuple[str, ...] = (),
     ) -> "Manifest":
         """The manifest of a model for this task, trained here and now."""
         return cls(
-            **_parts(task),
+            **parts_of(task, task.network),
             seed=seed,
             annotations=annotations,
             metrics=dict(metrics or {}),
             packages=installed_packages(),
+            files=files,
         )
 
     def to_dict(self) -> Values:
@@ -137,16 +106,27 @@ class Manifest:
         try:
             rest["labels"] = tuple((str(name), int(number)) for name, number in rest["labels"])
             rest["annotations"] = tuple(rest["annotations"])
-            rest["network"] = _completed(rest["network"])
+            rest["files"] = tuple(rest.get("files", ()))
+            rest["network"] = completed(rest["network"])
             return cls(**rest)
         except (KeyError, TypeError, ValueError) as error:
             raise ManifestMismatch(f"the manifest's fields are not those of format {FORMAT}: {error}") from error
 
     def require_fits(self, task: TaskParts) -> None:
-        """Raise ManifestMismatch with the first field that differs and both values, unless the model fits the task."""
+        """Raise ManifestMismatch with the first field that differs and both values, unless the model fits the task.
+
+        A model from before strides followed the spacing fits the task whose patch it has; see `trained_network`.
+        """
+        self._require(task, trained_network(self.network, task))
+
+    def require_starts(self, task: TaskParts) -> None:
+        """Raise ManifestMismatch unless a training of the task can go on from these weights: its very network."""
+        self._require(task, task.network)
+
+    def _require(self, task: TaskParts, network: NetworkConfig) -> None:
         mine = self.to_dict()
-        for key, wanted in json.loads(json.dumps(_parts(task))).items():
-            _require_equal(key, wanted, mine[key], task.name)
+        for key, wanted in json.loads(json.dumps(parts_of(task, network))).items():
+            require_equal(key, wanted, mine[key], task.name)
 
 
 def save_model(folder: Path, manifest: Manifest, state: StateDict) -> Manifest:
@@ -231,8 +211,9 @@ def load_ensemble(folders: Sequence[Path], task: TaskParts, device: str, batch_s
 
 def load_network(folder: Path, task: TaskParts) -> Network:
     """The network of a model, for inference alone."""
-    read_manifest(folder).require_fits(task)
-    network = build_network(task.network, task.schema)
+    manifest = read_manifest(folder)
+    manifest.require_fits(task)
+    network = build_network(trained_network(manifest.network, task), task.schema)
     try:
         network.load_state_dict(read_state(folder), strict=True)
     except RuntimeError as error:
@@ -262,43 +243,3 @@ def installed_packages() -> dict[str, str]:
     """Versions of what computes; a distribution that is not installed is left out."""
     found = {name: list(metadata.distributions(name=name)) for name in PACKAGES}
     return {name: parts[0].version for name, parts in found.items() if parts}
-
-
-def _parts(task: TaskParts) -> Values:
-    """What must agree between a model and a task."""
-    return {
-        "task": task.name,
-        "labels": tuple((label.name, label.id) for label in task.schema),
-        "preprocess": asdict(task.preprocess),
-        "network": network_values(task.network),
-    }
-
-
-def network_values(config: NetworkConfig) -> Values:
-    """What decides whether weights fit and mean the same: the network block and the numbers of its size.
-
-    Left out are dropout, which only training knows, and what the kind does not have: deep supervision (where there is
-    any it brings weights of its own), neighbour slices of patches.
-    """
-    values = asdict(config)
-    without = {"dropout"} | (set() if config.kind in DEEPLY_SUPERVISED else {"deep_supervision"})
-    without |= {"context_slices"} if config.of_patches else set()
-    return {**{k: v for k, v in values.items() if k not in without}, "architecture": asdict(config.numbers)}
-
-
-def _completed(network: Values) -> Values:
-    """The network block of a manifest, with what was not written before there was a choice."""
-    if "kind" in network:
-        return network
-    return {**BEFORE_KINDS, **network, "architecture": {**BEFORE_PURE_VIT, **network["architecture"]}}
-
-
-def _require_equal(name: str, wanted: object, came: object, task: str) -> None:
-    """Compare plain values, key by key; the numbers of a size after its name."""
-    if isinstance(wanted, dict) and isinstance(came, dict):
-        for key in sorted(wanted | came, key=lambda key: isinstance(wanted.get(key), dict)):
-            _require_equal(f"{name}.{key}", wanted.get(key), came.get(key), task)
-    elif wanted != came:
-        raise ManifestMismatch(
-            f"task {task} needs a model with {name} = {wanted!r}, this one has {came!r}; train again"
-        )

@@ -7,7 +7,8 @@ from pathlib import Path
 from lib.core.errors import ManifestMismatch, NotFound
 from lib.inference.config import UncertaintyConfig
 from lib.inference.devices import choose_device
-from lib.inference.model import TaskParts, build_preprocess, load_network
+from lib.inference.match import TaskParts
+from lib.inference.model import build_preprocess, load_network
 from lib.inference.predictor import Predictor
 from lib.networks.network import Network
 

@@ -151,9 +151,9 @@ class NetworkConfig:
         dropout: share of features dropped in training, where the kind has dropout.
         patch: (slices, rows, columns) of what a network of patches sees at once, in voxels after resampling;
             None = a network of slices.
-        strides: of each stage of a planned network of patches after the first, per axis; empty = planned from `patch`
-            with voxels as long as wide. Planned are "transunet3d", "dynunet", "unet" and "attentionunet"; the others
-            have strides of their own.
+        strides: of each stage of a planned network of patches after the first, per axis; empty = planned from `patch`,
+            in a task also from its spacing (see strides.py). Planned are "transunet3d", "dynunet", "unet" and
+            "attentionunet"; the others have strides of their own.
         channels: of each stage of a planned network; empty = those of the size. One more than there are strides; a
             folded size of "transunet3d" has no stage at the full resolution: as many as there are strides. Of the
             first stage alone for a peer with strides of its own; not for "transunet".

@@ -51,7 +51,7 @@ def why_not_from(services: Services, task: Task, version: int) -> str | None:
 
     try:
         folder = services.registry.path(task.name, version)
-        read_manifest(folder).require_fits(task)
+        read_manifest(folder).require_starts(task)
         read_state(folder)
     except (NotFound, ManifestMismatch) as error:
         return str(error)
@@ -143,7 +143,7 @@ def _fits(version: ModelVersion, task: Task) -> bool:
     from lib.inference.model import read_manifest
 
     try:
-        read_manifest(version.folder).require_fits(task)
+        read_manifest(version.folder).require_starts(task)
     except (NotFound, ManifestMismatch):
         return False
     return True
