@@ -10,7 +10,8 @@ class EstimatedDice:
 
     Attributes:
         value: in [0, 1]; of what is not familiar it is a guess that is not to be shown.
-        low: end of the interval that is made to hold the Dice of 90 % of new patients; see `quality.LEVEL` for what is proven.
+        low: end of the interval that is made to hold the Dice of 90 % of new patients; `quality.LEVEL` says what is
+            proven of it.
         high: its other end.
         is_familiar: whether the model was calibrated on such images and such masks.
         reason: why a number is missing or not to be trusted, in words; "" = it is all there.

@@ -28,8 +28,8 @@ FORMAT = 2
 QUALITY = "quality.json"
 LEVEL = 0.9
 """Share of new patients whose Dice the interval is made to hold. From 200 calibration patients on (`SPLIT_FROM` in
-`quality_fit`) it is a guarantee, on average over calibrations. With fewer the interval is CV+, of which 1 - 2 x 0.1 = 80 %
-is proven and about 90 % is what it has in practice."""
+`quality_fit`) it is a guarantee, on average over calibrations. With fewer the interval is CV+, of which 80 % are proven
+(1 - 2 x 0.1) and about 90 % is what it has in practice."""
 ALONE_FROM = 30
 """Patients from which on a label's interval is read from this label alone."""
 LEAST_SPREAD = 0.05

@@ -46,9 +46,9 @@ def divided(patients: Sequence[int], folds: int, split_from: int) -> list[tuple[
     """Who is learned from and who is held out, patients whole.
 
     Few patients are each held out once, in as many folds (CV+, Barber et al., "Predictive inference with the
-    jackknife+", Annals of Statistics 2021, arXiv:1905.02928): an interval of level 1 - a then holds a new patient's value
-    with a probability of at least 1 - 2a, and in practice of about 1 - a. Of many, half is held out once, which is
-    split-conformal: at least 1 - a.
+    jackknife+", Annals of Statistics 2021, arXiv:1905.02928): an interval of level 1 - a then holds the value of a
+    new patient with a probability of at least 1 - 2a, and in practice of about 1 - a. Of many, half is held out once,
+    which is split-conformal: at least 1 - a.
 
     Args:
         patients: numbers, each once.
