@@ -3,11 +3,13 @@
     OMP_NUM_THREADS=1 python benchmarks/next_case.py [--sizes 1000 10000 100000 1000000] [--calls 1000]
         [--postgres | --url postgresql://...] [--work /tmp]
 
-The ledger is filled with that many ready series, two a patient, each with a draft, a tenth of them labelled, and with
-the queue of one strategy, as the worker leaves it. Half of the labelled series stand at the head of the queue, so that
-a search that walks over what is taken would show. Twenty annotators then take turns: each asks for the next case, which
-is what is timed, from the call until the lease is on the disk, and labels it; one of ten gives it back instead. No call
-is left out, neither the first ones nor outliers.
+The ledger is filled with that many ready series, two a patient, each with a draft, a tenth of them labelled, with what
+a model said of each (scores and evidence of every label, an embedding of 128 numbers), and with the queue of the
+strategy that the default settings name, as the worker leaves it; its order is made up, since `next` reads it and never
+ranks. Half of the labelled series stand at the head of the queue, so that a search that walks over what is taken would
+show. Twenty annotators then take turns: each asks for the next case, which is what is timed, from the call until the
+lease is on the disk, and labels it; one of ten gives it back instead. No call is left out, neither the first ones nor
+outliers.
 
 SQLite lies in the --work folder, which should be on the disk that is to be measured: each call waits for it. --postgres
 starts a server of this machine as the tests do; --url takes an empty database of another one, one size at a time. The
@@ -35,6 +37,7 @@ from lib.ledger import tables
 from lib.ledger.database import Database
 from lib.ledger.ledger import Ledger
 from lib.ledger.rows import NewHuman
+from lib.ledger.scores import MORE
 from lib.settings import load_settings
 from lib.taskfile import Task, load_task
 from lib.workflows import query
@@ -43,7 +46,10 @@ from surroundings import surroundings
 
 RESULTS = Path(__file__).parent / "results" / "next_case.json"
 SIZES = (1000, 10_000, 100_000, 1_000_000)
-TASK, STRATEGY = "phantom_ct", "entropy"
+TASK = "phantom_ct"
+SETTINGS = load_settings(environ={})
+STRATEGY, VERSION, EMBEDDING = SETTINGS.query.strategy, 1, 128
+REASON = "{}, rank {} of {}, seed 0: quota of plain entropy: mean entropy 0.500 nats over 4 labels, highest in liver"
 ANNOTATORS, GIVEN_BACK, LABELLED_SHARE = 20, 10, 0.1
 GOAL_MS = 50.0
 CHUNK = 10_000
@@ -109,11 +115,12 @@ def measured(url: str, size: int, calls: int) -> dict[str, float]:
     ledger.upgrade()
     if ledger.series.list(limit=1):
         raise InvalidInput(f"the database must be empty, but {ledger.series.counts()} series are in it")
-    uids = filled(url, size)
+    uids = filled(url, size, task)
+    places = [(uid, 0.5, REASON.format(STRATEGY, rank, size)) for rank, uid in enumerate(uids, start=1)]
     start = time.perf_counter()
-    ledger.queue.rebuild(task.name, STRATEGY, [(uid, 0.5, "entropy, as measured") for uid in uids])
+    ledger.queue.rebuild(task.name, STRATEGY, places)
     queue_s = time.perf_counter() - start
-    services = Services(load_settings(environ={}), {task.name: task}, None, ledger, None, b"k" * 32)  # type: ignore[arg-type]
+    services = Services(SETTINGS, {task.name: task}, None, ledger, None, b"k" * 32)  # type: ignore[arg-type]
     times_ms = 1000 * np.array(timed(services, task, min(calls, size // 2)))
     ledger.close()
     return {
@@ -132,9 +139,10 @@ def timed(services: Services, task: Task, calls: int) -> list[float]:
     for number in range(calls):
         annotator = f"reader {number % ANNOTATORS}"
         start = time.perf_counter()
-        case = query.next_case(services, task, STRATEGY, annotator)
+        case = query.next_case(services, task, annotator=annotator)
         seconds.append(time.perf_counter() - start)
         assert case is not None  # there are more series than calls
+        assert (case.strategy, case.model_version) == (STRATEGY, VERSION)
         if number % GIVEN_BACK == 0:
             query.release(services, task, case.series_uid, annotator)
         else:
@@ -143,8 +151,8 @@ def timed(services: Services, task: Task, calls: int) -> list[float]:
     return seconds
 
 
-def filled(url: str, size: int) -> Sequence[str]:
-    """Patients, series, drafts and labels in the ledger; the series in the order of the queue, many labelled first."""
+def filled(url: str, size: int, task: Task) -> Sequence[str]:
+    """All rows of the ledger but the queue's; returns the series in the order of the queue, many labelled first."""
     database = Database(url)
     uids = [f"1.2.826.0.1.3680043.{n}" for n in range(size)]
     labelled = frozenset(uids[:: round(1 / LABELLED_SHARE)])
@@ -156,6 +164,9 @@ def filled(url: str, size: int) -> Sequence[str]:
             connection.execute(sa.insert(tables.annotations), [annotation(uid, "draft") for _, uid in part])
             known = [annotation(uid, "accepted") for _, uid in part if uid in labelled]
             connection.execute(sa.insert(tables.annotations), known)
+            connection.execute(sa.insert(tables.scorings), [scoring(n, uid) for n, uid in part])
+            connection.execute(sa.insert(tables.scores), [row for n, _ in part for row in scores(n, task)])
+            connection.execute(sa.insert(tables.embeddings), [embedding(n) for n, _ in part])
     database.close()
     first = dict.fromkeys(sorted(labelled)[: len(labelled) // 2])
     return list(first | dict.fromkeys(uids))
@@ -176,10 +187,28 @@ def series(number: int, uid: str) -> dict[str, object]:
 
 def annotation(uid: str, status: str) -> dict[str, object]:
     """A row of the ledger: a draft of a model, or the label of a person."""
-    by = ("model", "ours", 1) if status == "draft" else ("human", "anna", None)
+    by = ("model", "ours", VERSION) if status == "draft" else ("human", "anna", None)
     who = dict(zip(("origin", "author", "model_version"), by, strict=True))
     what = {"voxels": {}, "nothing_found": True, "reason": "", "made_at": NOW, "created_at": NOW}
     return {"series_uid": uid, "task": TASK, "status": status, **who, **what}
+
+
+def scoring(number: int, uid: str) -> dict[str, object]:
+    """A row of the ledger: that the model has looked at a series."""
+    return {"id": number + 1, "series_uid": uid, "task": TASK, "version": VERSION, "scored_at": NOW, "error": ""}
+
+
+def scores(number: int, task: Task) -> list[dict[str, object]]:
+    """Rows of the ledger: what it said of each label."""
+    values = dict.fromkeys(MORE, 0.25)
+    ids = {"scoring_id": number + 1, "annotation_id": None}
+    return [{**ids, "label": label, "score": (number % 97) / 100, **values} for label in task.schema.names]
+
+
+def embedding(number: int) -> dict[str, object]:
+    """A row of the ledger: where the series lies among the others."""
+    vector = np.full(EMBEDDING, number % 101, dtype="<f4").tobytes()
+    return {"scoring_id": number + 1, "annotation_id": None, "vector": vector}
 
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
