@@ -10,6 +10,7 @@ from ledger_support import TASK, Clock, add_series, draft, human
 from lib.core.errors import Conflict, InvalidInput, NotFound
 from lib.ledger.ledger import Ledger
 from lib.ledger.rows import NewSeries
+from lib.ledger.scores import Said
 
 UIDS = ("1.1", "1.2", "1.3")
 
@@ -127,40 +128,41 @@ def test_a_case_has_the_state_that_the_work_list_shows(filled: Ledger) -> None:
     assert {case.state for case in filled.curation.cases("another task")} == {"todo"}
 
 
-def test_what_the_newest_draft_said_is_told_with_nan_for_what_it_did_not_say(filled: Ledger) -> None:
+def test_what_a_model_said_last_is_told_with_nan_for_what_it_did_not_say(filled: Ledger) -> None:
     add = filled.annotations.add_draft
-    add(draft("1.1", 1), scores={"liver": 0.25}, embedding=np.ones(2))
-    newest = add(draft("1.1", 2), scores={"liver": 0.5}, values={"volume_ml": {"liver": 30.0, "cyst": 0.0}})
+    newest = add(draft("1.1", 1), scores={"liver": 0.5}, values={"volume_ml": {"liver": 30.0, "cyst": 0.0}})
+    filled.scorings.add("1.1", TASK, 3, Said(error="it has too few slices"))
     (case, other, _) = filled.curation.cases(TASK)
-    assert (case.draft_id, case.model_version) == (newest, 2)
+    assert (case.draft_id, case.model_version) == (newest, 1)
     assert (case.said["liver"]["entropy"], case.said["liver"]["volume_ml"]) == (0.5, 30.0)
     assert case.said["cyst"]["volume_ml"] == 0.0
     assert math.isnan(case.said["cyst"]["entropy"])
     assert math.isnan(case.said["liver"]["bald"])
-    assert other.said == {}
+    assert (other.said, other.model_version) == ({}, None)
     assert filled.curation.cases(TASK, with_values=False)[0] == replace(case, said={})
+    filled.scorings.add("1.1", TASK, 2, Said({"liver": 0.25}))
+    (case, *_) = filled.curation.cases(TASK)
+    assert (case.draft_id, case.model_version, case.said["liver"]["entropy"]) == (newest, 2, 0.25)
 
 
 def test_every_version_s_embedding_is_known_and_that_of_other_slices_is_not(filled: Ledger) -> None:
-    add = filled.annotations.add_draft
-    first = add(draft("1.1", 1), embedding=np.array([1.0, 2.0]))
-    again = add(draft("1.1", 1), embedding=np.array([3.0, 4.0]))
-    second = add(draft("1.1", 2), embedding=np.array([5.0, 6.0, 7.0]))
-    add(draft("1.2", 2))  # without one
-    other = add(draft("1.3", 2), embedding=np.array([8.0]))
+    filled.annotations.add_draft(draft("1.1", 1), embedding=np.array([1.0, 2.0]))
+    filled.annotations.add_draft(draft("1.1", 1), embedding=np.array([3.0, 4.0]))
+    newest = filled.annotations.add_draft(draft("1.1", 2), scores={"liver": 0.5}, embedding=np.array([5.0, 6.0, 7.0]))
+    filled.annotations.add_draft(draft("1.2", 2))  # without one
+    filled.scorings.add("1.3", TASK, 2, Said(embedding=np.array([8.0])))
     filled.annotations.add_human(human("1.1"), accept=True)  # supersedes its draft
-    assert filled.curation.embedded(TASK) == [("1.1", 1, again), ("1.1", 2, second), ("1.3", 2, other)]
-    assert first != again
-    found = filled.curation.vectors([again, second, 999])
-    assert {number: np.frombuffer(vector, "<f4").tolist() for number, vector in found.items()} == {
-        again: [3.0, 4.0],
-        second: [5.0, 6.0, 7.0],
-    }
-    known = filled.series.get("1.3")
-    filled.series.add(NewSeries("1.3", known.study_uid, known.patient, "pool", "CT", instances=4))
-    filled.series.set_ready("1.3", (), "frame", None)
-    assert [row.series_uid for row in filled.curation.embedded(TASK)] == ["1.1", "1.1"]
-    assert filled.curation.cases(TASK)[2].draft_id is None
+    found = filled.curation.embedded(TASK)
+    assert [(row.series_uid, row.model_version) for row in found] == [("1.1", 1), ("1.1", 2), ("1.3", 2)]
+    vectors = filled.curation.vectors([row.scoring_id for row in found[:2]])
+    assert [np.frombuffer(vectors[row.scoring_id], "<f4").tolist() for row in found[:2]] == [[3, 4], [5, 6, 7]]
+    assert filled.curation.vectors([999]) == {}
+    assert filled.curation.cases(TASK)[0].draft_id == newest
+    known = filled.series.get("1.1")
+    filled.series.add(NewSeries("1.1", known.study_uid, known.patient, "pool", "CT", instances=4))
+    filled.series.set_ready("1.1", (), "frame", None)
+    assert [row.series_uid for row in filled.curation.embedded(TASK)] == ["1.3"]
+    assert filled.curation.cases(TASK)[0].draft_id is None
 
 
 def test_a_patient_s_split_and_the_facts_of_a_series_come_along(ledger: Ledger) -> None:

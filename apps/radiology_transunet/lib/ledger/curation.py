@@ -176,14 +176,14 @@ class Curation(Book):
             return curationreads.cases(connection, task, with_values)
 
     def embedded(self, task: str) -> builtins.list[Embedded]:
-        """Which version has an embedding of which series: every version that drafted it, not only the newest."""
+        """Which version has an embedding of which series: every version that saw it, not only the newest."""
         with self._read() as connection:
             return curationreads.embedded(connection, task)
 
-    def vectors(self, draft_ids: Sequence[int]) -> dict[int, bytes]:
-        """Embeddings by draft: (d,) float32, little endian."""
+    def vectors(self, scoring_ids: Sequence[int]) -> dict[int, bytes]:
+        """Embeddings by scoring: (d,) float32, little endian."""
         with self._read() as connection:
-            return curationreads.vectors(connection, draft_ids)
+            return curationreads.vectors(connection, scoring_ids)
 
     def _note_series(
         self, connection: sa.Connection, action: str, subject: str, series_uids: Sequence[str], author: str

@@ -13,6 +13,7 @@ from lib.ledger.curationrows import CuratedCase, CuratedState, Embedded, LabelSt
 A = tables.annotations
 E = tables.embeddings
 G = curationtables.tags
+N = tables.scorings
 P = tables.patients
 S = tables.series
 T = tables.scores
@@ -36,31 +37,35 @@ class _Drawn:
 def cases(connection: sa.Connection, task: str, with_values: bool) -> list[CuratedCase]:
     """See `Curation.cases`."""
     drafts = sa.select(sa.func.max(A.c.id)).where(_ours(task)).group_by(A.c.series_uid)
-    of_series = sa.and_(A.c.series_uid == S.c.series_uid, A.c.id.in_(drafts))
-    query = sa.select(S, P.c.split, A.c.id.label("draft_id"), A.c.model_version, A.c.status.label("draft_status"))
-    query = query.join_from(S, P).outerjoin(A, of_series).where(S.c.status == "ready").order_by(S.c.series_uid)
+    looks = sa.select(sa.func.max(N.c.id)).where(N.c.task == task, N.c.error == "").group_by(N.c.series_uid)
+    query = (
+        sa.select(S, P.c.split, A.c.id.label("draft_id"), A.c.status.label("draft_status"))
+        .add_columns(N.c.id.label("scoring_id"), N.c.version.label("model_version"))
+        .join_from(S, P)
+        .outerjoin(A, sa.and_(A.c.series_uid == S.c.series_uid, A.c.id.in_(drafts)))
+        .outerjoin(N, sa.and_(N.c.series_uid == S.c.series_uid, N.c.id.in_(looks)))
+        .where(S.c.status == "ready")
+        .order_by(S.c.series_uid)
+    )
     found = connection.execute(query).mappings().all()
     drawn, tags = _drawn(connection, task), _tags(connection)
-    said = _said(connection, drafts) if with_values else {}
+    said = _said(connection, looks) if with_values else {}
     return [_case(row, drawn.get(row["series_uid"], _Drawn()), said, tags) for row in found]
 
 
 def embedded(connection: sa.Connection, task: str) -> list[Embedded]:
     """See `Curation.embedded`."""
-    newest = (
-        sa.select(sa.func.max(A.c.id)).join_from(A, E).where(_ours(task)).group_by(A.c.series_uid, A.c.model_version)
-    )
-    columns = (A.c.series_uid, A.c.model_version, A.c.id)
-    query = sa.select(*columns).where(A.c.id.in_(newest)).order_by(A.c.series_uid, A.c.model_version)
+    columns = (N.c.series_uid, N.c.version, N.c.id)
+    query = sa.select(*columns).join_from(N, E).where(N.c.task == task).order_by(N.c.series_uid, N.c.version)
     return [Embedded(*row) for row in connection.execute(query)]
 
 
-def vectors(connection: sa.Connection, draft_ids: Sequence[int]) -> dict[int, bytes]:
-    """Embeddings by draft, as they are stored."""
+def vectors(connection: sa.Connection, scoring_ids: Sequence[int]) -> dict[int, bytes]:
+    """Embeddings by scoring, as they are stored."""
     found: dict[int, bytes] = {}
-    for part in parts(draft_ids):
-        query = sa.select(E.c.annotation_id, E.c.vector).where(E.c.annotation_id.in_(part))
-        found.update({draft: vector for draft, vector in connection.execute(query)})  # noqa: C416, which knows no rows
+    for part in parts(scoring_ids):
+        query = sa.select(E.c.scoring_id, E.c.vector).where(E.c.scoring_id.in_(part))
+        found.update({one: vector for one, vector in connection.execute(query)})  # noqa: C416, which knows no rows
     return found
 
 
@@ -70,8 +75,9 @@ def parts(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
 
 
 def _ours(task: str) -> sa.ColumnElement[bool]:
-    """Drafts of ours of the images as they are: one that other slices were drawn on has a reason why it is over."""
-    return sa.and_(A.c.task == task, A.c.origin == "model", A.c.status.in_(("draft", "superseded")), A.c.reason == "")
+    """Drafts of ours of the images as they are: in force, or what a model said with them is still kept."""
+    kept = sa.select(T.c.annotation_id).where(T.c.annotation_id.is_not(None))
+    return sa.and_(A.c.task == task, A.c.origin == "model", sa.or_(A.c.status == "draft", A.c.id.in_(kept)))
 
 
 def _drawn(connection: sa.Connection, task: str) -> dict[str, _Drawn]:
@@ -95,15 +101,15 @@ def _tags(connection: sa.Connection) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def _said(connection: sa.Connection, drafts: sa.Select[tuple[int]]) -> dict[int, dict[str, dict[str, float]]]:
-    """By draft, label and column."""
+def _said(connection: sa.Connection, looks: sa.Select[tuple[int]]) -> dict[int, dict[str, dict[str, float]]]:
+    """By scoring, label and column."""
     columns = [column for column in T.c if column.key not in ("scoring_id", "annotation_id", "label")]
     names = [NAMES.get(column.key, column.key) for column in columns]
-    query = sa.select(T.c.annotation_id, T.c.label, *columns).where(T.c.annotation_id.in_(drafts))
+    query = sa.select(T.c.scoring_id, T.c.label, *columns).where(T.c.scoring_id.in_(looks))
     found: dict[int, dict[str, dict[str, float]]] = {}
-    for draft, label, *values in connection.execute(query):
+    for scoring, label, *values in connection.execute(query):
         numbers = (math.nan if value is None else float(value) for value in values)
-        found.setdefault(draft, {})[label] = dict(zip(names, numbers, strict=True))
+        found.setdefault(scoring, {})[label] = dict(zip(names, numbers, strict=True))
     return found
 
 
@@ -130,7 +136,7 @@ def _case(
         drawn=drawn.voxels,
         draft_id=row["draft_id"],
         model_version=row["model_version"],
-        said=said.get(row["draft_id"], {}),
+        said=said.get(row["scoring_id"], {}),
         tags=tags.get(row["series_uid"], ()),
     )
 

@@ -29,8 +29,8 @@ class CuratedCase:
         label_status: "accepted", "submitted" or "held" of that annotation; "" without one.
         drawn: its voxels by label name; empty without one.
         draft_id: the newest draft of ours of these images, in force or not; None without one.
-        model_version: that drew it.
-        said: what the model said, by label and by name of the scores' column; NaN = no value. Empty when not asked for.
+        model_version: that looked at it last, with a draft or without; None when none has.
+        said: what it said, by label and by name of the scores' column; NaN = no value. Empty when not asked for.
         tags: in their order.
     """
 
@@ -55,11 +55,11 @@ class CuratedCase:
 
 
 class Embedded(NamedTuple):
-    """That a model version saw a series: the newest draft of that version of these images."""
+    """That a model version saw a series, and under which scoring its embedding is kept."""
 
     series_uid: str
     model_version: int
-    draft_id: int
+    scoring_id: int
 
 
 @dataclass(frozen=True, slots=True)

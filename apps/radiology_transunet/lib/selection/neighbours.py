@@ -70,7 +70,8 @@ def unlikeness(space: Comparable, seed: int, options: SelectionConfig) -> Unlike
 def k_nearest(points: FloatArray, others: FloatArray, count: int) -> tuple[FloatArray, IntArray]:
     """Distances (n, k) of the points to the k nearest of the others, and which those are; the nearest first.
 
-    k is `count`, or all of the others when they are fewer. Of equal ones the first of the others comes first.
+    k is `count`, or all of the others when they are fewer. Of equally far ones the first of the others comes first;
+    where only some of them are among the k, they are any.
     """
     count = min(count, len(others))
     distances, which = np.empty((len(points), count)), np.empty((len(points), count), dtype=np.int64)

@@ -19,8 +19,9 @@ ANY: Range = (None, None)
 class Conditions:
     """What is wanted; everything must hold. "" and None = whatever it is.
 
-    Volume, uncertainty and estimated Dice are of the newest draft. Where they are wanted, the label must have all of
-    them; without a label any one of the task's labels. Where they are not, the label must be drawn or predicted.
+    Volume and uncertainty are what a model said last, the estimated Dice is of the newest draft. Where they are wanted,
+    the label must have all of them; without a label any one of the task's labels. Where they are not, the label must be
+    drawn or predicted.
 
     Attributes:
         label: name, without regard to case.

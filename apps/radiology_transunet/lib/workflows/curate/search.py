@@ -5,18 +5,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lib.core.errors import InvalidInput
+from lib.core.estimated import EstimatedDice
 from lib.ledger.curationrows import CuratedCase
 from lib.taskfile import Task
 from lib.workflows.curate.cases import NOTHING, case_dict, predicted_ml, shows, task_cases
 from lib.workflows.curate.conditions import ANY, Conditions, Range, require_word
 from lib.workflows.curate.dice import Estimates, estimated_dice
 from lib.workflows.services import Services
-
-if TYPE_CHECKING:
-    from lib.inference.quality import EstimatedDice
 
 ORDERS = ("series", "volume", "uncertainty", "dice", "date")
 """By UID, the largest volume, the largest uncertainty, the smallest estimated Dice, the newest first."""
@@ -30,7 +28,7 @@ class Hit:
     Attributes:
         case: the case.
         labels: that meet those of a label; all that the case shows where none was wanted.
-        estimates: the estimated Dice by label; empty where it was not asked for or is not there.
+        estimates: the estimated Dice by label; empty where there is none.
     """
 
     case: CuratedCase
@@ -67,12 +65,7 @@ class Found:
 
 
 def search(
-    services: Services,
-    task: Task,
-    wanted: Conditions,
-    order: str = "series",
-    limit: int | None = None,
-    with_dice: bool = False,
+    services: Services, task: Task, wanted: Conditions, order: str = "series", limit: int | None = None
 ) -> Found:
     """The cases that meet the conditions.
 
@@ -82,7 +75,6 @@ def search(
         wanted: the conditions.
         order: one of `ORDERS`; what has no such value comes last.
         limit: how many at most; None = all.
-        with_dice: whether estimates are told also where they are neither wanted nor ordered by.
 
     Raises:
         InvalidInput: no such label, order or limit.
@@ -94,15 +86,18 @@ def search(
     labels = _labels(task, wanted.label)
     among = {row.series_uid for row in services.ledger.curation.members(wanted.cohort)} if wanted.cohort else None
     cases = [case for case in task_cases(services, task) if _is_wanted(case, wanted, among)]
-    unsure = replace(wanted, dice=ANY)  # estimates take time: only what meets everything else gets one
-    hits = [hit for case in cases if (hit := _hit(case, unsure, labels, NO_ESTIMATES)) is not None]
-    notes: tuple[str, ...] = ()
-    if with_dice or order == "dice" or wanted.dice != ANY:
-        estimates, notes = estimated_dice(services, task, [hit.case for hit in hits])
-        known = [(hit.case, estimates.get(hit.case.series_uid, NO_ESTIMATES)) for hit in hits]
-        hits = [hit for case, mine in known if (hit := _hit(case, wanted, labels, mine)) is not None]
+    unsure = [case for case in cases if _hit(case, replace(wanted, dice=ANY), labels, NO_ESTIMATES) is not None]
+    estimates = estimated_dice(services, unsure)
+    known = [(case, estimates.get(case.series_uid, NO_ESTIMATES)) for case in unsure]
+    hits = [hit for case, mine in known if (hit := _hit(case, wanted, labels, mine)) is not None]
     hits.sort(key=_key(order, wanted.quantity))
-    return Found(len(hits), tuple(hits[:limit]), notes)
+    asked = order == "dice" or wanted.dice != ANY
+    return Found(len(hits), tuple(hits[:limit]), _notes(len(unsure) - len(estimates)) if asked else ())
+
+
+def _notes(unknown: int) -> tuple[str, ...]:
+    """What is said of series whose Dice was asked for and that have none."""
+    return (f"{unknown} series that meet all else have no draft with an estimated Dice",) if unknown else ()
 
 
 def _labels(task: Task, name: str) -> tuple[str, ...]:
@@ -147,7 +142,7 @@ def _hit(case: CuratedCase, wanted: Conditions, labels: Sequence[str], estimates
     return None if must and not met else Hit(case, met, estimates)
 
 
-def _meets(case: CuratedCase, label: str, wanted: Conditions, estimate: "EstimatedDice | None") -> bool:
+def _meets(case: CuratedCase, label: str, wanted: Conditions, estimate: EstimatedDice | None) -> bool:
     return (
         _lies(predicted_ml(case, label), wanted.volume_ml)
         and _lies(_uncertainty(case, label, wanted.quantity), wanted.uncertainty)
@@ -167,7 +162,7 @@ def _uncertainty(case: CuratedCase, label: str, quantity: str) -> float:
     return case.said.get(label, NOTHING).get(quantity, math.nan)
 
 
-def _dice(estimate: "EstimatedDice | None") -> float:
+def _dice(estimate: EstimatedDice | None) -> float:
     """NaN for what the model does not know: its guess is not to be shown."""
     return estimate.value if estimate is not None and estimate.is_familiar else math.nan
 

@@ -1,8 +1,8 @@
 """Embeddings that may be compared: those of one model version, and which version that is.
 
-A promotion drafts every unlabelled series anew and no labelled one, so that the newest version has often seen hardly
-any labelled case. Older drafts and their embeddings are still in the ledger: the version is taken under which most
-pairs of cases can be compared, the newest of those that are equal.
+A new version looks at all series again, which takes hours or days: until then it has seen hardly any labelled case.
+What earlier versions saw is still in the ledger: the newest version is taken under which nearly as many pairs of cases
+can be compared as under any.
 """
 
 from collections import Counter
@@ -14,6 +14,7 @@ import numpy as np
 from lib.core.errors import NotFound
 from lib.ledger.curationrows import Embedded
 from lib.selection.arrays import FloatArray
+from lib.selection.embeddings import NEARLY
 from lib.workflows.services import Services
 
 
@@ -40,7 +41,7 @@ class Embeddings:
 def version_for(
     embedded: Sequence[Embedded], cases: Collection[str], others: Collection[str], version: int | None = None
 ) -> int | None:
-    """The version under which most cases and others can be compared; None when there is none.
+    """The newest version under which nearly most cases and others can be compared; None when there is none.
 
     Args:
         embedded: which version saw which series.
@@ -59,17 +60,18 @@ def version_for(
         raise NotFound(f"version {version} has no embeddings that could be compared here; versions that have: {usable}")
     if version is not None:
         return version
-    return max(pairs, key=lambda number: (pairs[number], number), default=None)
+    enough = NEARLY * max(pairs.values(), default=0)
+    return max((number for number, count in pairs.items() if count >= enough), default=None)
 
 
 def load(services: Services, embedded: Sequence[Embedded], version: int) -> Embeddings:
     """All embeddings of a version; what is not finite, or of another width than the newest, is left out."""
-    mine = {row.draft_id: row.series_uid for row in embedded if row.model_version == version}
+    mine = {row.scoring_id: row.series_uid for row in embedded if row.model_version == version}
     vectors = services.ledger.curation.vectors(sorted(mine))
     width = len(vectors[max(vectors)]) if vectors else 0
     rows = {
-        mine[draft]: np.frombuffer(vector, dtype="<f4").astype(np.float64)
-        for draft, vector in vectors.items()
+        mine[scoring]: np.frombuffer(vector, dtype="<f4").astype(np.float64)
+        for scoring, vector in vectors.items()
         if vector and len(vector) == width
     }
     ids = tuple(sorted(uid for uid, row in rows.items() if np.isfinite(row).all()))
