@@ -117,3 +117,27 @@ def test_the_reply_tells_every_quantity_of_the_label(predictions: tuple[Predicti
     evidence = params["evidence"]["spine"]
     assert evidence["volume_ml"] == predictions[1].volumes_ml["spine"] > 0
     assert evidence["samples_dice"] == 1 - scores["disagreement"]
+
+
+def side(volume: Volume, mirrored: bool) -> Volume:
+    """The flank with the artefact, (8, 32, 22), or the mirror image of the other flank: neither shows the spine."""
+    values = volume.array[:, :, ::-1] if mirrored else volume.array
+    flank = values[:, :, 42:].copy()
+    return Volume(flank, Geometry(flank.shape, volume.geometry.affine), "CT")
+
+
+def test_the_reply_on_the_side_of_an_artefact_is_less_sure_than_on_its_mirror_image(
+    trained: Trained, artefact: np.ndarray
+) -> None:
+    """A reply has a number a label, so the two sides of one patient are asked about one after the other."""
+    predictor, volume = trained
+    values = volume.array.copy()
+    values[artefact] = np.random.default_rng(0).choice([0.0, 300.0], int(artefact.sum()))
+    planted = Volume(values, volume.geometry, "CT")
+    inside, mirror, clean = (
+        replies.infer_params(predictor.predict(one), 1, 0.0)["quantities"]
+        for one in (side(planted, False), side(planted, True), side(volume, False))
+    )
+    for quantity in ("entropy", "margin"):
+        assert inside[quantity]["spine"] > 2 * mirror[quantity]["spine"], quantity
+        assert inside[quantity]["spine"] > 2 * clean[quantity]["spine"], quantity
