@@ -7,7 +7,7 @@ import typer
 from typer.testing import CliRunner
 
 from lib.cli import next_case
-from lib.core.errors import InvalidInput
+from lib.core.errors import InvalidInput, NoChampion
 from lib.ledger.ledger import Ledger
 from lib.ledger.rows import NewSeries
 
@@ -60,3 +60,10 @@ def test_without_a_free_case_the_reason_is_told_and_the_exit_code_says_so(
 
 def test_an_unknown_strategy_is_refused(app: typer.Typer, environ: dict[str, str]) -> None:
     assert isinstance(runner.invoke(app, ["--strategy", "magic"], env=environ).exception, InvalidInput)
+
+
+def test_drafts_are_asked_for_together_with_a_number_alone(app: typer.Typer, environ: dict[str, str]) -> None:
+    refused = runner.invoke(app, ["--draft"], env=environ)
+    assert refused.exit_code == 2
+    assert "--draft needs --count" in refused.stderr
+    assert isinstance(runner.invoke(app, ["--draft", "--count", "2"], env=environ).exception, NoChampion)

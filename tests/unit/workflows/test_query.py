@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from lib.core.errors import InvalidInput
+from lib.ledger.book import utc_now
 from lib.ledger.ledger import Ledger
 from lib.ledger.queuerows import Candidate, LabelScores, QueueEntry
 from lib.ledger.rows import NewDraft, NewHuman, NewSeries
@@ -424,8 +425,9 @@ def test_an_unknown_strategy_is_refused_with_the_list(services: Services) -> Non
     for ask in (lambda: next_case(services, TASK, "magic", "anna"), lambda: next_free(services, TASK, 1, "magic")):
         with pytest.raises(InvalidInput, match=f"one of {', '.join(STRATEGIES)}, got 'magic'"):
             ask()
-    with pytest.raises(InvalidInput, match="at least 1, got 0"):
-        next_free(services, TASK, 0)
+    for count in (0, -1, 10_001, 10**30):
+        with pytest.raises(InvalidInput, match=f"from 1 to 10000, got {count}"):
+            next_free(services, TASK, count)
 
 
 @pytest.mark.parametrize("strategy", ["bald", "disagreement"])
@@ -471,3 +473,16 @@ def test_the_next_cases_of_a_night_are_named_and_not_taken(services: Services) -
     assert len(services.ledger.queue.leases(TASK.name)) == 1
     following = [next_case(services, TASK, "entropy", f"reader {n}") for n in range(4)]
     assert [case.series_uid for case in following if case] == [entry.series_uid for entry in night]
+
+
+def test_a_case_whose_lease_is_over_is_among_the_next_ones_again(services: Services, tmp_path: Path) -> None:
+    arrive(services, "pool", 2)
+    moments = [utc_now()]
+    later = replace(services, ledger=Ledger(f"sqlite:///{tmp_path}/ledger.db", lambda: moments[-1]))
+    taken = next_case(later, TASK, "random", "anna")
+    assert taken is not None
+    assert taken.series_uid not in {entry.series_uid for entry in next_free(later, TASK, 2, "random")}
+    moments.append(moments[0] + timedelta(seconds=services.settings.query.lease_s))
+    again = later.ledger.queue.head(TASK.name, "random", only_free=True)
+    assert again[0].series_uid == taken.series_uid
+    assert len(again) == 2

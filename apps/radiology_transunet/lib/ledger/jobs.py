@@ -72,6 +72,16 @@ class Jobs(Book):
                 self._note(connection, "job.added", f"{count} jobs", {"kind": kind, "task": task, "count": count})
             return count
 
+    def bring_forward(self, kind: str, task: str, keys: Sequence[str]) -> int:
+        """Let the queued jobs of these keys be taken before others of their kind, in this order; how many there are."""
+        count = 0
+        with self._write() as connection:
+            for place, key in enumerate(keys):
+                mine = sa.and_(T.c.kind == kind, T.c.task == task, T.c.key == key, T.c.state == "queued")
+                values = {"priority": place - len(keys), "not_before": self.clock()}
+                count += connection.execute(sa.update(T).where(mine).values(**values)).rowcount
+        return count
+
     def take(self, kinds: Sequence[str], worker: str, lease_s: float) -> JobRow | None:
         """Take the first job of the first kind that has one: queued, or left by a worker that is silent.
 

@@ -87,7 +87,9 @@ class Queue(Handout):
             return connection.execute(query).scalar()
 
     def head(self, task: str, strategy: str, limit: int = 20, only_free: bool = False) -> builtins.list[QueueEntry]:
-        """The first places of a queue, free or not, or the first free ones."""
+        """The first places of a queue, free or not, or the first free ones; a lease that is over keeps none."""
+        if only_free:
+            self._expire(task)
         columns = (Q.c.rank, Q.c.series_uid, Q.c.score, Q.c.why, Q.c.is_free, Q.c.lane)
         query = sa.select(*columns).order_by(Q.c.rank).limit(limit)
         with self._read() as connection:

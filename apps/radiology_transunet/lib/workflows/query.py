@@ -35,6 +35,8 @@ IN_USE = timedelta(days=1)
 """For how long a queue is kept after it handed out a case."""
 STALE = timedelta(hours=1)
 """A queue of that age is not kept, or nobody is there to keep it."""
+MOST_AT_ONCE = 10_000
+"""Cases that are named at once; no night drafts more."""
 SMALL_POOL = 2000
 """Ready series up to which a queue is built while somebody waits for its first case; that takes a second or two."""
 
@@ -97,12 +99,12 @@ def next_free(services: Services, task: Task, count: int, strategy: str = "") ->
     """The next free cases, to prepare them; nobody holds them, and none is taken from anybody.
 
     Raises:
-        InvalidInput: no such strategy, or a count below 1.
+        InvalidInput: no such strategy, or a count out of range.
         QueueNotReady: see `next_case`.
     """
     strategy = required_strategy(services.settings, strategy)
-    if count < 1:
-        raise InvalidInput(f"the number of cases must be at least 1, got {count}")
+    if not 1 <= count <= MOST_AT_ONCE:
+        raise InvalidInput(f"the number of cases must be from 1 to {MOST_AT_ONCE}, got {count}")
     if not _provide_queue(services, task, strategy):
         raise _not_ready(services, strategy)
     return services.ledger.queue.head(task.name, strategy, count, only_free=True)

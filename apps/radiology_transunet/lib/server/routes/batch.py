@@ -1,15 +1,17 @@
-"""Batch inference: a job of the ledger for each series that lacks a draft."""
+"""Batch inference: a job of the ledger for each series that lacks a draft, or for the next ones of a strategy."""
 
 from typing import Any
 
 from fastapi import APIRouter
 
-from lib.core.errors import NotFound
+from lib.core.errors import InvalidInput, NotFound
 from lib.ledger.rows import JobRow
 from lib.server import replies
 from lib.server.context import Context, Ctx, Every
 from lib.workflows.jobs import DRAFT
+from lib.workflows.nightbatch import draft_next
 from lib.workflows.presegment import enqueue_drafts
+from lib.workflows.query import why_none
 
 router = APIRouter(prefix="/batch")
 
@@ -23,8 +25,16 @@ async def status(context: Ctx, every: Every = False, check_if_running: bool = Fa
 
 
 @router.post("/infer/{model}")
-async def start(context: Ctx, model: str) -> dict[str, Any]:
-    """Ask for a draft of every series that has neither a human label nor a draft of the served version."""
+async def start(context: Ctx, model: str, count: int | None = None, strategy: str = "") -> dict[str, Any]:
+    """Ask for a draft of every series that has neither a human label nor a draft of the served version.
+
+    With `count` alone those of the next cases of a strategy, in their order and before all others; the reply names
+    the cases.
+    """
+    if count is not None:
+        return await context.quick.run(_start_next, context, model, count, strategy)
+    if strategy:
+        raise InvalidInput(f"strategy {strategy!r} needs ?count=, the number of cases to draft; without both all are")
     return await context.quick.run(_start, context, model)
 
 
@@ -42,6 +52,24 @@ def _start(context: Context, model: str) -> dict[str, Any]:
         "status": "SUBMITTED" if waiting else "DONE",
         "request": {"model": model, "images": "unlabeled"},
         "details": [f"{added} drafts asked for, {waiting} wait or are being made"],
+    }
+
+
+def _start_next(context: Context, model: str, count: int, strategy: str) -> dict[str, Any]:
+    services = context.services
+    task = services.task(model)
+    batch = draft_next(services, task, count, strategy)
+    drafts = frozenset(batch.drafts)
+    named = f"{len(batch.cases)} cases, {len(batch.drafts)} of them wait for a draft"
+    return {
+        "id": model,
+        "status": "SUBMITTED" if drafts else "DONE",
+        "request": {"model": model, "images": "next", "count": count, "strategy": strategy},
+        "details": [named if batch.cases else why_none(services, task, "")],
+        "cases": [
+            {"id": case.series_uid, "why": case.why, "lane": case.lane, "drafting": case.series_uid in drafts}
+            for case in batch.cases
+        ],
     }
 
 
