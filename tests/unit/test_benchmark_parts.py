@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -146,3 +147,51 @@ def test_pairs_are_compared_head_by_head_and_seed_by_seed(part) -> None:
     assert found["of_seeds"] == pytest.approx([0.1, 0.3])
     assert found["mean"] == pytest.approx(0.2)
     assert found["interval"] == pytest.approx([0.2, 0.2])
+
+
+def test_risk_coverage_is_the_mean_risk_of_the_surest_shares_and_the_unknown_is_least_sure(part) -> None:
+    quality = part("quality")
+    dice, confidence = np.array([0.9, 0.5, 0.7]), np.array([0.8, np.nan, 0.95])
+    # surest first: risks 0.3, 0.1, 0.5, so their running means are 0.3, 0.2, 0.3
+    assert quality.risk_coverage(dice, confidence) == pytest.approx((0.3 + 0.2 + 0.3) / 3)
+    # by the Dice itself: 0.1, 0.3, 0.5, so 0.1, 0.2, 0.3; nothing ranks better
+    assert quality.risk_coverage(dice, dice) == pytest.approx(0.2)
+    assert quality.risk_coverage(dice, -dice) == pytest.approx((0.5 + 0.4 + 0.3) / 3)
+
+
+def test_figures_of_estimates_are_those_computed_by_hand(part) -> None:
+    quality = part("quality")
+    rows = [
+        {"dice": 0.8, "value": 0.7, "low": 0.6, "high": 0.9, "agreement": 0.9, "is_familiar": True},
+        {"dice": 0.4, "value": 0.6, "low": 0.5, "high": 0.8, "agreement": 0.95, "is_familiar": False},
+    ]
+    found = quality.figures(rows, missed=3)
+    assert found == {
+        "pairs": 2,
+        "missed": 3,
+        "mean_dice": pytest.approx(0.6),
+        "mean_absolute_error": pytest.approx(0.15),
+        "coverage": 0.5,
+        "width": pytest.approx(0.3),
+        "risk_coverage": pytest.approx((0.2 + 0.4) / 2),
+        "risk_coverage_of_agreement": pytest.approx((0.6 + 0.4) / 2),
+        "risk_coverage_at_best": pytest.approx((0.2 + 0.4) / 2),
+        "flagged": 0.5,
+    }
+    unsure = quality.figures([{**rows[0], "low": float("nan"), "high": float("nan")}], missed=0)
+    assert (unsure["coverage"], unsure["width"]) == (None, None)
+    assert quality.figures([], missed=2) == {"pairs": 0, "missed": 2}
+
+
+def test_the_mean_over_seeds_has_no_value_where_a_seed_has_none(part) -> None:
+    quality = part("quality")
+    found = [{"clean": {"width": 0.2, "coverage": None}}, {"clean": {"width": 0.4, "coverage": 0.9}}]
+    assert quality.means(found) == {"clean": {"width": pytest.approx(0.3), "coverage": None}}
+
+
+def test_the_verdict_holds_figures_against_the_goals(part) -> None:
+    quality = part("quality")
+    good = {"mean_absolute_error": 0.05, "coverage": 0.85, "risk_coverage": 0.1, "risk_coverage_of_agreement": 0.11}
+    assert all(quality.verdict({**good, "pairs": 200}).values())
+    bad = {"mean_absolute_error": 0.051, "coverage": 0.96, "risk_coverage": 0.11, "risk_coverage_of_agreement": 0.11}
+    assert not any(quality.verdict({**bad, "pairs": 199}).values())
