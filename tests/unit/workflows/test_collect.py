@@ -8,10 +8,19 @@ import numpy as np
 import pytest
 
 import lib
-from lib.ledger.rows import NewSeries
+from lib.inference.model import Manifest, build_network, save_model
+from lib.ledger.rows import NewHuman, NewSeries
 from lib.workflows import retrain, retrain_fit
 from lib.workflows.casecache import CaseCache
-from lib.workflows.collect import CalibrationCases, PoolCases, PromotionCases, Split, accepted_ids, collect
+from lib.workflows.collect import (
+    CalibrationCases,
+    PoolCases,
+    PromotionCases,
+    Split,
+    SplitCases,
+    accepted_ids,
+    collect,
+)
 from lib.workflows.plan import Plan, open_plan
 from lib.workflows.services import Services
 
@@ -56,6 +65,41 @@ def test_a_series_that_moved_to_a_promotion_patient_after_the_plan_is_not_learne
     cache = CaseCache(services, services.task())
     assert collect(services, cache, PoolCases, ids, lambda share, message: None).ids == ids[:1]
     assert accepted_ids(services, services.task(), PromotionCases) == ids[1:]
+
+
+def move(services: Services, annotation: int, patient: str, split: str) -> str:
+    """Register the series of an annotation for another patient; its UID."""
+    row = services.ledger.series.get(services.ledger.annotations.get(annotation).series_uid)
+    services.ledger.series.assign_split(patient, split)
+    services.ledger.series.add(NewSeries(row.series_uid, row.study_uid, patient, "pool", "CT", "ball", row.instances))
+    return row.series_uid
+
+
+@pytest.mark.parametrize("held_out", [CalibrationCases, PromotionCases])
+def test_a_series_that_a_version_learned_from_neither_tunes_nor_judges_under_any_label(
+    services: Services, label: Label, tmp_path: Path, held_out: type[SplitCases]
+) -> None:
+    task, split = services.task(), held_out.split.value
+    learned, relabelled, untouched = label("p1"), label("p2"), label("p3")
+    manifest = Manifest.describe(task, 0, {}, (learned, relabelled))
+    save_model(tmp_path / "m", manifest, build_network(task.network, task.schema).state_dict())
+    services.registry.register(task.name, tmp_path / "m", {})
+    own = label("x4", split)
+    for number, annotation in enumerate((learned, relabelled, untouched)):
+        series_uid = move(services, annotation, f"x{number}", split)
+        if annotation == relabelled:
+            newer = NewHuman(series_uid, task.name, "Ann", None, None, nothing_found=True)
+            relabelled = services.ledger.annotations.add_human(newer, accept=True)
+    ids = accepted_ids(services, task, held_out)
+    assert set(ids) == {learned, relabelled, untouched, own}
+    notes: list[str] = []
+    found = collect(services, CaseCache(services, task), held_out, ids, lambda share, message: None, notes.append)
+    assert set(found.ids) == {untouched, own}
+    (note,) = notes
+    assert note == (
+        f"2 {held_out.called} cases are left out: a version learned from their series when they were another patient's "
+        f"(annotations {learned}, {relabelled})"
+    )
 
 
 @pytest.mark.parametrize("asked", SETS)

@@ -2,7 +2,8 @@
 
 The three sets are types, and each names its split itself: what learns takes `PoolCases`, so that nobody can hand it
 other ones by a wrong word. A series is looked up again when it is collected: one that has moved to another patient
-since the plan was made, and so into another split, is left out.
+since the plan was made, and so into another split, is left out. What a model learned from while it was another
+patient's never tunes and never judges, wherever it has moved.
 """
 
 import logging
@@ -10,7 +11,7 @@ from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import ClassVar, TypeVar
 
-from lib.core.errors import InvalidInput, NotFound
+from lib.core.errors import InvalidInput, ManifestMismatch, NotFound
 from lib.ledger.rows import AnnotationRow
 from lib.taskfile import Task
 from lib.workflows.casecache import CaseCache, LazyCases
@@ -72,7 +73,12 @@ def accepted_ids(services: Services, task: Task, of: type[SplitCases]) -> tuple[
 
 
 def collect(
-    services: Services, cache: CaseCache, of: type[Cases], ids: Sequence[int], tell: Callable[[float, str], None]
+    services: Services,
+    cache: CaseCache,
+    of: type[Cases],
+    ids: Sequence[int],
+    tell: Callable[[float, str], None],
+    note: Callable[[str], object] = logger.warning,
 ) -> Cases:
     """The annotations as cases, in the cache by now; what cannot be used any more is left out and logged.
 
@@ -82,17 +88,51 @@ def collect(
         of: which set they are for.
         ids: of the annotations.
         tell: called with the share done and what is going on.
+        note: hears how many cases that are to tune or to judge are left out because a model learned from them.
 
     Raises:
         ArchiveUnavailable: the archive is away.
     """
     rows = []
+    seen = _learned_from(services, of, ids)
+    if seen:
+        note(
+            f"{len(seen)} {of.called} cases are left out: a version learned from their series when they were another "
+            f"patient's (annotations {', '.join(map(str, sorted(seen)))})"
+        )
     for done, annotation_id in enumerate(ids):
         tell(done / len(ids), f"fetching {of.called} case {done + 1} of {len(ids)}")
         row = services.ledger.annotations.get(annotation_id)
-        if _is_usable(services, row, of.split) and _is_readable(cache, row):
+        if annotation_id not in seen and _is_usable(services, row, of.split) and _is_readable(cache, row):
             rows.append(row)
     return of(cache, rows)
+
+
+def _learned_from(services: Services, of: type[SplitCases], ids: Sequence[int]) -> frozenset[int]:
+    """Which of the annotations, that are not to learn from, are of series that a registered version learned from."""
+    if of.split == Split.POOL:
+        return frozenset()
+    rows = [services.ledger.annotations.get(number) for number in ids]
+    learned = {task: _annotations_of_versions(services, task) for task in {row.task for row in rows}}
+
+    def is_seen(row: AnnotationRow) -> bool:
+        all_of_it = services.ledger.annotations.list(row.task, series_uid=row.series_uid, limit=None)
+        return any(one.id in learned[row.task] for one in all_of_it)
+
+    return frozenset(row.id for row in rows if is_seen(row))
+
+
+def _annotations_of_versions(services: Services, task: str) -> frozenset[int]:
+    """Ids of all that the registered versions of a task learned from, as their manifests say."""
+    from lib.inference.model import read_manifest
+
+    found: set[int] = set()
+    for model in services.registry.list(task):
+        try:
+            found.update(read_manifest(model.folder).annotations)
+        except (NotFound, ManifestMismatch) as error:
+            logger.warning("what version %d of task %s learned from is not known: %s", model.version, task, error)
+    return frozenset(found)
 
 
 def _is_usable(services: Services, row: AnnotationRow, split: Split) -> bool:
