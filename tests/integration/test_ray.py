@@ -11,11 +11,16 @@ import pytest
 import torch
 
 from lib.core.errors import InvalidMask, ProcessLost
+from lib.inference.config import ONE_ANSWER
+from lib.inference.model import Manifest, build_network, save_model
+from lib.inference.sampled import load_sampled
+from lib.taskfile import Task
 from lib.training.fit import FitProgress
 from lib.workflows.config import ExecutorConfig
 from lib.workflows.executor.cluster import RayExecutor
 from lib.workflows.executor.local import LocalExecutor
-from together import fit_job, length
+from lib.workflows.looking import Picture, SentLook, looked
+from together import SCHEMA, SLICES, fit_job, length, make_case
 
 pytest.importorskip("ray", reason="ray is not installed: uv pip install -e '.[ray]'")
 HOST = "127.0.0.1"
@@ -126,12 +131,38 @@ def test_a_training_that_is_stopped_leaves_its_checkpoint_here_and_goes_on_from_
     assert cluster.executor(1).fit(work, lambda _: None).losses[0] == 99.0
 
 
-def test_items_are_mapped_in_their_order_and_what_one_raises_is_raised_here(cluster: Cluster) -> None:
-    told: list[float] = []
-    assert cluster.executor(1).map(length, ["a", "bcd", "ef", ""], told.append) == [1, 3, 2, 0]
-    assert told[-1] == 1.0
+def test_every_item_has_its_value_and_what_one_raises_is_raised_here(cluster: Cluster) -> None:
+    assert dict(cluster.executor(1).each(length, ["a", "bcd", "ef", ""])) == {0: 1, 1: 3, 2: 2, 3: 0}
     with pytest.raises(InvalidMask, match="bad is refused"):
-        cluster.executor(1).map(length, ["a", "bad"])
+        list(cluster.executor(1).each(length, ["a", "bad"]))
+
+
+def test_scores_from_the_cluster_are_those_from_here(cluster: Cluster, tmp_path: Path) -> None:
+    task = Task("small", "Boxes", ("MR",), SCHEMA.labels, network=SLICES)
+    torch.manual_seed(0)
+    network = build_network(task.network, task.schema)
+    save_model(tmp_path, Manifest.describe(task, 0, {}, ()), network.state_dict())
+    files = [{path.name: path.read_bytes() for path in tmp_path.iterdir()}]
+    look = SentLook(7, "one", task, files, "cpu", 4, ONE_ANSWER)
+    pictures = [Picture(str(seed), make_case(seed).volume) for seed in range(3)] + [Picture("3", None, "no pixels")]
+    there = dict(cluster.executor(1).each(look, pictures))
+    predictor = load_sampled(tmp_path, [], task, "cpu", 4, ONE_ANSWER)
+    here = {number: looked(predictor, 7, picture) for number, picture in enumerate(pictures)}
+    assert sorted(there) == sorted(here)
+    for number, answer in here.items():
+        found = there[number]
+        assert (found.series_uid, found.version, found.doubt) == (answer.series_uid, 7, "")
+        assert found.said.error == answer.said.error
+        assert found.said.scores == pytest.approx(answer.said.scores, abs=1e-3)  # maps are float16
+        assert found.said.values.keys() == answer.said.values.keys()
+        for name, by_label in answer.said.values.items():
+            assert found.said.values[name] == pytest.approx(by_label, abs=1e-3, nan_ok=True)
+    assert all(there[number].said.scores.keys() == {"bright", "dark"} for number in range(3))
+    for number in range(3):
+        torch.testing.assert_close(
+            torch.tensor(there[number].said.embedding), torch.tensor(here[number].said.embedding), atol=1e-4, rtol=1e-4
+        )
+    assert there[3].said.error == "no pixels"
 
 
 def test_a_lost_node_ends_the_training_which_goes_on_elsewhere_from_the_checkpoint(

@@ -20,6 +20,7 @@ from lib.core.geometry import Geometry
 from lib.dicom.files import decode
 from lib.dicom.seg import read_seg
 from lib.dicom.series import SourceSeries
+from lib.ledger.scores import Said
 from lib.selection.strategies import STRATEGIES
 from lib.server.asgi import build_app
 from lib.server.context import Context, open_context
@@ -402,9 +403,17 @@ def test_batch_inference_asks_for_the_missing_drafts(
     assert web.ask("HEAD", f"/datastore/label?image={source.series_uid}&tag=original").status_code == 200
 
 
-def test_scoring_ranks_the_queue(web: Web, source: SourceSeries) -> None:
-    assert web.post("/scoring/queue").json()["status"] == "DONE"
-    assert source.series_uid in web.get("/scoring/").json()["details"][0]
+def test_scoring_says_how_far_it_is_and_ranks_the_queue(
+    web: Web, source: SourceSeries, served: int, services: Services
+) -> None:
+    assert web.post("/scoring/queue").json()["status"] == "PENDING"  # there is no worker here
+    found = web.get("/scoring/").json()
+    assert (found["version"], found["scored"], found["of"]) == (served, 0, 1)
+    assert found["details"][0] == f"version {served} has scored 0 of 1 series; waiting"
+    assert source.series_uid in found["details"][1]
+    assert web.get("/scoring/?check_if_running=true").json()["status"] == "PENDING"
+    services.ledger.scorings.add(source.series_uid, "phantom_ct", served, Said({"liver": 0.5}))
+    assert web.get("/scoring/").json()["details"][0] == f"version {served} has scored 1 of 1 series; done"
     assert web.get("/scoring/?check_if_running=true").status_code == 404
     assert web.post("/scoring/dice").status_code == 404
 

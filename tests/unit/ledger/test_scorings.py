@@ -24,7 +24,7 @@ def _filled(ledger: Ledger, clock: Clock) -> None:
 
 
 def wanted(ledger: Ledger, version: int, **more: object) -> list[str]:
-    return [uid for uid, *_ in ledger.scorings.wanted(TASK, version, **more)]  # type: ignore[arg-type]
+    return ledger.scorings.wanted(TASK, version, **more)  # type: ignore[arg-type]
 
 
 def test_what_a_version_said_without_a_draft_is_what_a_strategy_sees(ledger: Ledger, clock: Clock) -> None:
@@ -60,6 +60,7 @@ def test_series_without_scores_come_first_and_in_each_part_the_newest_arrival(le
         ledger.scorings.add(uid, TASK, 1, UNSURE)
     assert wanted(ledger, 2) == ["1.3", "1.2", "1.4", "1.1"]
     assert wanted(ledger, 2, limit=1) == ["1.3"]
+    assert wanted(ledger, 2, takes=lambda modality, description: (modality, description) != ("CT", "")) == []
     assert wanted(ledger, 1) == ["1.3", "1.2"]
 
 

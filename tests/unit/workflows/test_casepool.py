@@ -16,7 +16,7 @@ from lib.selection.strategies import STRATEGIES
 from lib.settings import load_settings
 from lib.taskfile import load_task
 from lib.workflows.casepool import Moment, pool_of
-from lib.workflows.presegment import _values
+from lib.workflows.presegment import kept_values
 
 TASK = load_task("phantom_ct")
 NAMES = TASK.schema.names
@@ -121,7 +121,7 @@ def test_all_that_a_prediction_says_of_a_case_reaches_the_pool(tmp_path: Path) -
     ledger.series.add(NewSeries("1.1", "9", "p", "pool", "CT"))
     ledger.series.set_ready("1.1", (), "frame", None)
     draft = NewDraft("1.1", TASK.name, "model", 7)
-    kept = {"scores": prediction.scores, "embedding": prediction.embedding, "values": _values(prediction)}
+    kept = {"scores": prediction.scores, "embedding": prediction.embedding, "values": kept_values(prediction)}
     ledger.annotations.add_draft(draft, **kept)
     pool = pool_of(TASK, ledger.queue.candidates(TASK.name, compared=7), (), Moment(compared=7))
     liver = NAMES.index("liver")

@@ -1,9 +1,10 @@
 """`ledger.scorings`: what each model version said of each series, and which series it has still to look at."""
 
 import builtins
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 from typing import Any
 
 import sqlalchemy as sa
@@ -62,15 +63,21 @@ class Scorings(Book):
             return True
 
     def wanted(
-        self, task: str, version: int, left_to: tuple[str, str] | None = None, limit: int | None = None
-    ) -> builtins.list[tuple[str, str, str]]:
-        """(series_uid, modality, description) of the ready series that a version has not looked at.
+        self,
+        task: str,
+        version: int,
+        takes: Callable[[str, str], bool] = lambda *_: True,
+        left_to: tuple[str, str] | None = None,
+        limit: int | None = None,
+    ) -> builtins.list[str]:
+        """The ready series that a version has not looked at.
 
         Those that no version has scored come first, then those with old scores; in each the newest arrival first.
 
         Args:
             task: name of the task.
             version: of the model.
+            takes: whether the task takes series of a modality and a description.
             left_to: kind of the jobs that look at series themselves, and their key up to the series' UID: a series with
                 an open one is left to it.
             limit: how many at most; None = all.
@@ -81,8 +88,14 @@ class Scorings(Book):
         if left_to is not None:
             query = query.where(~_has_job(task, *left_to))
         with self._read() as connection:
-            found = connection.execute(query.order_by(*by_urgency(task)).limit(limit))
-            return [tuple(row) for row in found]
+            rows = connection.execution_options(stream_results=True).execute(query.order_by(*by_urgency(task)))
+            return list(islice((uid for uid, *kind in rows if takes(*kind)), limit))
+
+    def scored(self, task: str) -> frozenset[str]:
+        """The series that any version has scored."""
+        with self._read() as connection:
+            query = sa.select(N.c.series_uid).where(N.c.task == task, N.c.error == "").distinct()
+            return frozenset(connection.execute(query).scalars())
 
     def covered(self, task: str, version: int) -> builtins.list[Covered]:
         """What a version has looked at, by modality and description of the series."""

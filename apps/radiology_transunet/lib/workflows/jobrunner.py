@@ -17,24 +17,26 @@ from lib.core.errors import (
     ManifestMismatch,
     NoChampion,
     OutOfMemory,
+    ProcessLost,
     RegistryUnavailable,
 )
 from lib.ledger.rows import JobRow
 from lib.workflows.archivewatch import ArchiveWatch
 from lib.workflows.heartbeat import Heartbeat, Stopped
 from lib.workflows.intake import check_series, read_seg_series
-from lib.workflows.jobs import BACKGROUND, CHECK, DRAFT, RANK, READ_SEG
+from lib.workflows.jobs import BACKGROUND, CHECK, DRAFT, RANK, READ_SEG, SCORE
 from lib.workflows.models import ChampionCache
 from lib.workflows.pauses import archive_pause_s
 from lib.workflows.presegment import SeriesGone, presegment
 from lib.workflows.query import build_queues, known_strategy
+from lib.workflows.scoring import score_all
 from lib.workflows.services import Services
 
 logger = logging.getLogger(__name__)
 
 NEEDLESS = (Conflict, NoChampion, SeriesGone)
 """Errors that say that nobody wants the job any more."""
-PASSING = (LedgerUnavailable, RegistryUnavailable, ManifestMismatch, OutOfMemory, DiskFull)
+PASSING = (LedgerUnavailable, RegistryUnavailable, ManifestMismatch, OutOfMemory, DiskFull, ProcessLost)
 """Errors that another attempt may not meet."""
 
 Result = dict[str, object]
@@ -64,6 +66,7 @@ class JobRunner:
             CHECK: self._check,
             RANK: self._rank,
             DRAFT: self._draft,
+            SCORE: self._score,
         }
 
     def one_job(self) -> bool:
@@ -134,3 +137,6 @@ class JobRunner:
 
         series_uid = str(job.payload["series_uid"])
         return {"annotation": presegment(self._services, self._champions, task, series_uid, job, report)}
+
+    def _score(self, job: JobRow, heartbeat: Heartbeat) -> Result:
+        return score_all(self._services, self._champions, self._services.task(job.task), job, heartbeat)

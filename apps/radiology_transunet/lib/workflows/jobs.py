@@ -5,10 +5,14 @@ READ_SEG = "read_seg"
 DRAFT = "draft"
 RETRAIN = "retrain"
 RANK = "rank"
+SCORE = "score"
 
-BACKGROUND = (READ_SEG, CHECK, RANK, DRAFT)
+URGENT = (READ_SEG, CHECK, RANK, DRAFT)
+BACKGROUND = (*URGENT, SCORE)
 """Kinds that the worker does in its own threads, the most urgent first: what a person drew does not wait for a pool of
-new series. Retraining gets a process of its own."""
+new series, and scoring, which goes on for hours, gives way to all others. Retraining gets a process of its own."""
+SOON, LATER = 0, 1
+"""Priorities of drafts: of a series without any scores, which somebody may wait for, and of one that has some."""
 
 
 def check_key(series_uid: str) -> str:
@@ -29,6 +33,11 @@ def draft_key(task: str, series_uid: str) -> str:
 def rank_key(task: str, strategy: str) -> str:
     """One ranking of a task's cases by a strategy at a time."""
     return f"{RANK}:{task}:{strategy}"
+
+
+def score_key(task: str) -> str:
+    """One scoring of a task's series at a time."""
+    return f"{SCORE}:{task}"
 
 
 def retrain_key(task: str) -> str:

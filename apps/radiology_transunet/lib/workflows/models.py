@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lib.core.errors import LabelError, NoChampion, NotFound
@@ -155,26 +156,32 @@ def load_version(services: Services, task: Task, model: ModelVersion, device: st
 def load_served(services: Services, task: Task, champion: ModelVersion, device: str = "") -> "Predictor":
     """The champion with the samples of its uncertainty, as the settings say.
 
-    An ensemble has the newest of the versions that served before; one that does not fit the task any more, or has lost
-    its weights, is left out.
-
     Raises:
         ManifestMismatch: the champion does not fit the task; names the field.
         InvalidSettings: samples that the task's network does not give.
     """
     from lib.inference.sampled import load_sampled
 
-    settings = services.settings
-    former = reversed(services.registry.served(task.name)) if settings.uncertainty.kind == "ensemble" else ()
-    others = []
-    for version in former:
-        try:
-            others += [] if version == champion.version else [services.registry.path(task.name, version)]
-        except NotFound as error:
-            logger.info("version %d of task %s is not compared with: %s", version, task.name, error)
+    settings, others = services.settings, compared_folders(services, task, champion)
     where, batch_size = device or settings.inference.device, settings.inference.batch_size
     predictor = load_sampled(champion.folder, others, task, where, batch_size, settings.uncertainty)
     return _named(predictor, task, champion)
+
+
+def compared_folders(services: Services, task: Task, champion: ModelVersion) -> list[Path]:
+    """Of the models that an ensemble compares a champion with: those that served before, the newest first.
+
+    One that has lost its weights is left out, and whoever loads them leaves out what does not fit the task any more.
+    """
+    if services.settings.uncertainty.kind != "ensemble":
+        return []
+    found = []
+    for version in reversed(services.registry.served(task.name)):
+        try:
+            found += [] if version == champion.version else [services.registry.path(task.name, version)]
+        except NotFound as error:
+            logger.info("version %d of task %s is not compared with: %s", version, task.name, error)
+    return found
 
 
 def _named(predictor: "Predictor", task: Task, model: ModelVersion) -> "Predictor":

@@ -296,6 +296,7 @@ def _require_wanted(services: Services, champions: ChampionCache, task: Task, se
 
 
 def require_suitable(source: SourceSeries, task: Task) -> None:
+    """Raise InconsistentSeries when the task does not take the series."""
     reason = task.why_not(source.volume.modality, source.description)
     if reason is not None:
         raise InconsistentSeries(reason)

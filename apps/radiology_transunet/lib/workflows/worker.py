@@ -28,6 +28,7 @@ from lib.workflows.night import every_night
 from lib.workflows.presegment import deliver_outbox, enqueue_drafts
 from lib.workflows.promotion import reconcile_promotions
 from lib.workflows.query import refresh_queues
+from lib.workflows.scoring import start_scoring
 from lib.workflows.services import Services
 
 logger = logging.getLogger(__name__)
@@ -63,6 +64,7 @@ class Worker:
         self._archive_was_away = True
         self._reconcile_at = 0.0
         self._refresh_at = 0.0
+        self._serving: dict[str, int | None] = {}
 
     def run(self) -> bool:
         """Start every loop and wait for `stop`.
@@ -151,14 +153,17 @@ class Worker:
         return busy
 
     def _refresh(self) -> bool:
-        """Enqueue missing drafts and rank anew when something changed, or when nothing did for a while."""
+        """Enqueue what is missing and rank anew when something changed, or when nothing did for a while."""
+        serving = {name: self._services.ledger.models.serving(name) for name in self._services.tasks}
+        if serving != self._serving:
+            self._serving = serving
+            self._changed.set()
         if not self._changed.is_set() and time.monotonic() < self._refresh_at:
             return False
         self._changed.clear()
         started = time.monotonic()
         for task in self._services.tasks.values():
-            if self._services.settings.presegment.automatic:
-                self._enqueue(task)
+            self._enqueue(task)
             refresh_queues(self._services, task)
         taken_s = time.monotonic() - started
         self._refresh_at = time.monotonic() + FULL_REFRESH_S
@@ -166,11 +171,14 @@ class Worker:
         return False
 
     def _enqueue(self, task: Task) -> None:
+        """Ask for the drafts that are wanted, and for the scores that no draft brings."""
+        new = 0
         try:
-            new = enqueue_drafts(self._services, task)
+            if self._services.settings.presegment.automatic:
+                new = enqueue_drafts(self._services, task)
+            start_scoring(self._services, task)
         except NoChampion:
             logger.debug("task %s has no model yet", task.name)
-            return
         if new:
             logger.info("task %s: %d series wait for a draft", task.name, new)
 

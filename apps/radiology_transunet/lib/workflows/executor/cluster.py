@@ -7,7 +7,7 @@ checkpoint that came here. Cases are sent as the compressed files of the cache, 
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from lib.core.atomic import replacing
 from lib.core.errors import InvalidSettings, LabelError, ProcessLost
 from lib.workflows.config import ExecutorConfig
-from lib.workflows.executor.engine import FitJob, ShareDone
+from lib.workflows.executor.engine import FitJob
 from lib.workflows.executor.node import FitProcess, News, apply, fetched
 from lib.workflows.shipping import Shippable, Unpacked
 
@@ -65,31 +65,23 @@ class RayExecutor:
                 self._end(ray, processes, runs, last)
                 raise
 
-    def map(self, function: Callable[[A], B], items: Sequence[A], report: ShareDone = lambda _: None) -> list[B]:
-        """See `Executor.map`."""
+    def each(self, function: Callable[[A], B], items: Sequence[A]) -> Generator[tuple[int, B]]:
+        """See `Executor.each`."""
         ray = _connected(self._config.address)
         task = ray.remote(num_cpus=self._config.cpus, num_gpus=self._config.gpus, max_retries=2)(apply)
         with _translated(ray):
             what = ray.put(function)
             at_once = 2 * max(1, int(ray.cluster_resources().get("CPU", 1) / self._config.cpus))
             open_calls: dict[Any, int] = {}
-            found: dict[int, B] = {}
             try:
                 for number in range(len(items)):
                     open_calls[task.remote(what, items[number])] = number
                     while len(open_calls) >= (1 if number == len(items) - 1 else at_once):
-                        self._gather(ray, open_calls, found)
-                        report(len(found) / len(items))
+                        for call in ray.wait(list(open_calls), num_returns=1, timeout=POLL_S)[0]:
+                            yield open_calls.pop(call), ray.get(call)
             finally:
                 for call in open_calls:
                     ray.cancel(call, force=True)
-        return [found[number] for number in range(len(items))]
-
-    @staticmethod
-    def _gather(ray: Any, open_calls: dict[Any, int], found: dict[int, B]) -> None:
-        """Take the results that are there; return after a moment in any case."""
-        for call in ray.wait(list(open_calls), num_returns=1, timeout=POLL_S)[0]:
-            found[open_calls.pop(call)] = ray.get(call)
 
     @contextmanager
     def _processes(self, ray: Any, size: int) -> Iterator[list[Any]]:

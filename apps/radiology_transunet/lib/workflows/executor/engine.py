@@ -3,7 +3,7 @@
 The same use case runs on any of them; which one, the settings say.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 A = TypeVar("A")
 B = TypeVar("B")
-ShareDone = Callable[[float], None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,7 +80,7 @@ class Executor(Protocol):
     """Runs what takes long.
 
     Attributes:
-        is_here: whether `map` runs in this process, so that nothing needs to be sent.
+        is_here: whether `each` runs in this process, so that nothing needs to be sent.
     """
 
     is_here: bool
@@ -100,13 +99,14 @@ class Executor(Protocol):
         """
         ...
 
-    def map(self, function: Callable[[A], B], items: Sequence[A], report: ShareDone = lambda _: None) -> list[B]:
-        """The function's values of all items, in their order.
+    def each(self, function: Callable[[A], B], items: Sequence[A]) -> Generator[tuple[int, B]]:
+        """The function's value of each item with the item's number, as they come.
+
+        Who closes the iterator ends what is not done yet.
 
         Args:
             function: of a module, or an instance of a class of one; it and the items are sent where they are needed.
             items: asked for one after the other.
-            report: called with the share done; an exception that it raises ends everything.
 
         Raises:
             ProcessLost: a machine is gone.

@@ -5,7 +5,7 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, TypeVar
 
 from lib.core.errors import ProcessLost
-from lib.workflows.executor.engine import FitJob, ShareDone
+from lib.workflows.executor.engine import FitJob
 from lib.workflows.shipping import CaseFile, Shippable, Unpacked
 
 if TYPE_CHECKING:
@@ -58,13 +58,10 @@ class LocalExecutor:
             with joined(0, size, store=file_store(Path(place) / "store", size)) as group:
                 return job.run(report, group)
 
-    def map(self, function: Callable[[A], B], items: Sequence[A], report: ShareDone = lambda _: None) -> list[B]:
-        """See `Executor.map`."""
-        found = []
+    def each(self, function: Callable[[A], B], items: Sequence[A]) -> Generator[tuple[int, B]]:
+        """See `Executor.each`."""
         for number in range(len(items)):  # a loop over the items would hold the last one while the next is read
-            found.append(function(items[number]))
-            report((number + 1) / len(items))
-        return found
+            yield number, function(items[number])
 
 
 def as_files(cases: Shippable) -> Unpacked:

@@ -1,0 +1,243 @@
+"""Every series is scored by the champion in the background: in order, once, whatever ends the process."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lib.core.errors import NoChampion
+from lib.core.values import Prediction, Volume
+from lib.inference.model import Manifest, build_network, save_model
+from lib.inference.predictor import Predictor
+from lib.ledger.book import utc_now
+from lib.ledger.ledger import Ledger
+from lib.ledger.rows import NewHuman
+from lib.workflows.jobrunner import JobRunner
+from lib.workflows.jobs import CHECK, DRAFT, SCORE
+from lib.workflows.models import ChampionCache
+from lib.workflows.presegment import enqueue_drafts, kept_values, load_series, presegment
+from lib.workflows.promotion import promote, rollback
+from lib.workflows.scoring import Progress, progress, start_scoring
+from lib.workflows.services import Services
+from lib.workflows.worker import Worker
+
+AddSeries = Callable[..., str]
+TESTS = Path(__file__).resolve().parents[2]
+
+
+def serve(services: Services, folder: Path) -> int:
+    """Promote a random version."""
+    task = services.task()
+    state = build_network(task.network, task.schema).state_dict()
+    save_model(folder, Manifest.describe(task, 0, {}, ()), state)
+    version = services.registry.register(task.name, folder, {})
+    promote(services, task, version, "a test")
+    return version
+
+
+@pytest.fixture
+def champion(services: Services, tmp_path: Path) -> int:
+    return serve(services, tmp_path / "model")
+
+
+@pytest.fixture
+def runner(services: Services) -> JobRunner:
+    return JobRunner(services, ChampionCache(services), "w1")
+
+
+def versions(services: Services, uid: str) -> dict[int, str]:
+    return dict(services.ledger.scorings.versions(uid, services.task().name))
+
+
+def state(services: Services) -> tuple[str, str]:
+    """State and error of the newest scoring job."""
+    job = services.ledger.jobs.list(kind=SCORE)[0]
+    return job.state, job.error
+
+
+def test_all_series_are_scored_the_labelled_ones_too_without_a_draft(
+    services: Services, add_series: AddSeries, label: Callable[..., int], champion: int, runner: JobRunner
+) -> None:
+    uid, labelled = add_series("P1"), services.ledger.annotations.get(label("P2", seed=1)).series_uid
+    assert start_scoring(services, services.task())
+    assert runner.one_job()
+    assert services.ledger.jobs.list(kind=SCORE)[0].result == {"scored": 2, "failed": 0, "version": champion}
+    assert versions(services, uid) == versions(services, str(labelled)) == {champion: ""}
+    task = services.task()
+    assert services.ledger.annotations.list(status="draft") == []
+    (case,) = services.ledger.queue.candidates(task.name, champion, champion)
+    (anchor,) = services.ledger.queue.labelled(task.name, "pool", champion)
+    said = ChampionCache(services).predictor(task.name)[0].predict(load_series(services, uid).volume)
+    assert {name: values.entropy for name, values in case.scores.items()} == pytest.approx(dict(said.scores))
+    assert case.scores["ball"].volume_ml == kept_values(said)["volume_ml"]["ball"]
+    np.testing.assert_allclose(np.frombuffer(case.vector, "<f4"), said.embedding, rtol=1e-5)
+    assert len(anchor.vector) == len(case.vector)
+    assert not start_scoring(services, task)
+
+
+def test_a_draft_brings_the_scores_so_that_nothing_is_predicted_twice(
+    services: Services, add_series: AddSeries, champion: int, runner: JobRunner
+) -> None:
+    task, drafted, waiting = services.task(), add_series("P1"), add_series("P2")
+    presegment(services, ChampionCache(services), task, drafted)
+    assert versions(services, drafted) == {champion: ""}
+    assert enqueue_drafts(services, task) == 1
+    assert not start_scoring(services, task)  # the other one is left to its draft
+    assert progress(services, task) == Progress(champion, 1, 0, 2, "waiting")
+    assert runner.one_job()
+    assert versions(services, waiting) == {champion: ""}
+    assert progress(services, task) == Progress(champion, 2, 0, 2, "done")
+
+
+def test_series_without_scores_come_first_and_their_drafts_too(
+    services: Services, add_series: AddSeries, champion: int, runner: JobRunner, tmp_path: Path
+) -> None:
+    task, known = services.task(), [add_series("P1"), add_series("P2")]
+    start_scoring(services, task)
+    assert runner.one_job()
+    new = [add_series("P3"), add_series("P4")]
+    serve(services, tmp_path / "newer")
+    wanted = [*reversed(new), *reversed(known)]
+    enqueue_drafts(services, task)
+    last = add_series("P5")
+    enqueue_drafts(services, task)
+    jobs = [services.ledger.jobs.take((DRAFT,), "w", 60) for _ in range(5)]
+    assert [job.payload["series_uid"] for job in jobs if job] == [*wanted[:2], last, *wanted[2:]]
+    for job in jobs:
+        services.ledger.jobs.finish(job)  # type: ignore[arg-type]
+    services.archive.fetched.clear()  # type: ignore[attr-defined]
+    assert start_scoring(services, task)
+    assert JobRunner(services, ChampionCache(services), "w2").one_job()
+    assert services.archive.fetched == [last, *wanted]  # type: ignore[attr-defined]
+
+
+def test_scoring_gives_way_to_what_is_more_urgent_and_goes_on_behind_it(
+    services: Services, add_series: AddSeries, champion: int, runner: JobRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uids, task = [add_series(f"P{n}") for n in range(3)], services.task()
+    start_scoring(services, task)
+    honest = Predictor.predict
+
+    def predict(self: Predictor, volume: Volume, *more: object) -> Prediction:
+        services.ledger.jobs.add(CHECK, "", {"series_uid": uids[0]}, "check")
+        return honest(self, volume, *more)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Predictor, "predict", predict)
+        assert runner.one_job()
+    assert state(services) == ("queued", "more urgent work waits")
+    assert sum(bool(versions(services, uid)) for uid in uids) == 1
+    assert runner.one_job()
+    assert services.ledger.jobs.list(kind=CHECK)[0].state == "done"
+    while runner.one_job():
+        pass
+    assert all(versions(services, uid) for uid in uids)
+    assert [job.state for job in services.ledger.jobs.list(kind=SCORE)] == ["done"]
+
+
+def test_what_is_scored_stays_scored_when_the_process_is_killed(
+    services: Services, add_series: AddSeries, champion: int, tmp_path: Path
+) -> None:
+    uids = [add_series(f"P{n}") for n in range(4)]
+    start_scoring(services, services.task())
+    registry = services.registry
+    places = (services.settings.var, tmp_path / "task.yaml", tmp_path / "archive", registry._uri, registry._models)
+    command = [sys.executable, str(TESTS / "killed_scoring.py"), *map(str, places)]
+    path = os.pathsep.join(map(str, (TESTS, TESTS.parent / "apps" / "radiology_transunet")))
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, timeout=120, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert [bool(versions(services, uid)) for uid in reversed(uids)] == [True, True, False, False]
+    assert state(services)[0] == "running"
+    later = Ledger(f"sqlite:///{services.settings.var}/ledger.db", lambda: utc_now() + timedelta(hours=1))
+    services.archive.fetched.clear()  # type: ignore[attr-defined]
+    assert JobRunner(replace(services, ledger=later), ChampionCache(services), "w2").one_job()
+    assert services.archive.fetched == [uids[1], uids[0]]  # type: ignore[attr-defined]
+    assert services.ledger.jobs.list(kind=SCORE)[0].result == {"scored": 2, "failed": 0, "version": champion}
+
+
+def test_a_series_that_cannot_be_scored_keeps_no_other_from_it(
+    services: Services, add_series: AddSeries, champion: int, runner: JobRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, bad, last = (add_series(f"P{n}", seed=n) for n in range(3))
+    other, task = load_series(services, bad).volume.array, services.task()
+    honest = Predictor.predict
+
+    def predict(self: Predictor, volume: Volume, *more: object) -> Prediction:
+        if np.array_equal(volume.array, other):
+            raise ValueError("a tensor is not square")
+        return honest(self, volume, *more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Predictor, "predict", predict)
+    start_scoring(services, task)
+    assert runner.one_job()
+    assert versions(services, bad) == {champion: "ValueError: a tensor is not square"}
+    assert versions(services, first) == versions(services, last) == {champion: ""}
+    assert progress(services, task) == Progress(champion, 2, 1, 3, "done")
+    assert not start_scoring(services, task)
+    assert start_scoring(services, task, insist=True)
+
+
+def test_a_broken_device_fails_the_job_and_leaves_no_mark_on_the_series(
+    services: Services, add_series: AddSeries, champion: int, runner: JobRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uids = [add_series(f"P{n}") for n in range(4)]
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("the device is gone")
+
+    monkeypatch.setattr(Predictor, "predict", broken)
+    start_scoring(services, services.task())
+    assert runner.one_job()
+    assert [versions(services, uid) for uid in uids] == [{}] * 4
+    found, error = state(services)
+    assert (found, "RuntimeError: the device is gone" in error) == ("queued", True)
+
+
+def test_scoring_waits_for_an_archive_that_is_away_and_goes_on_where_it_was(
+    services: Services, add_series: AddSeries, champion: int, runner: JobRunner
+) -> None:
+    uids = [add_series(f"P{n}") for n in range(3)]
+    start_scoring(services, services.task())
+    services.archive.goes_after = 2  # type: ignore[attr-defined]
+    assert runner.one_job()
+    assert [bool(versions(services, uid)) for uid in reversed(uids)] == [True, True, False]
+    assert state(services) == ("queued", "the archive is away")
+
+
+def test_each_switch_of_the_champion_starts_the_scoring_of_what_it_has_not_scored(
+    services: Services, add_series: AddSeries, tmp_path: Path, runner: JobRunner
+) -> None:
+    uid, task = add_series("P1"), services.task()
+    with pytest.raises(NoChampion):
+        start_scoring(services, task)
+    worker = Worker(services, threading.Event())
+    worker._stop.set()  # no pauses
+    first = serve(services, tmp_path / "first")
+    presegment(services, ChampionCache(services), task, uid)
+    other = add_series("P2")
+    presegment(services, ChampionCache(services), task, other)
+    second = serve(services, tmp_path / "second")
+    services.ledger.annotations.add_human(NewHuman(uid, task.name, "Ann", nothing_found=True), accept=True)
+    worker._refresh()
+    assert [job.kind for job in services.ledger.jobs.list(state="queued", task=task.name)] == [SCORE, DRAFT]
+    fresh = JobRunner(services, ChampionCache(services), "w2")
+    while fresh.one_job():
+        pass
+    assert versions(services, uid) == versions(services, other) == {first: "", second: ""}
+    arrival = add_series("P3")
+    presegment(services, ChampionCache(services), task, arrival)
+    rollback(services, task, "a test")
+    worker._refresh()
+    assert [job.payload["series_uid"] for job in services.ledger.jobs.list(kind=DRAFT, state="queued")] == [
+        other,
+        arrival,
+    ]  # the newest job first
+    assert not start_scoring(services, task)  # the labelled one has the scores of that version still
