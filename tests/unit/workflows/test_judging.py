@@ -1,4 +1,5 @@
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import count
@@ -7,13 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lib.core.errors import NotFound
+from lib.core.errors import NotFound, WeightsUnavailable
 from lib.inference.model import Manifest, build_network, save_model
-from lib.ledger.rows import NewHuman
 from lib.training.measure import CaseMetrics, LabelFigures
-from lib.workflows import judging
+from lib.workflows import gatecosts, judging
 from lib.workflows.anchors import contenders, line
-from lib.workflows.casecache import CaseCache, LazyCases
+from lib.workflows.casecache import CaseCache
 from lib.workflows.collect import CalibrationCases, PromotionCases, accepted_ids, collect
 from lib.workflows.gate import Verdict
 from lib.workflows.heartbeat import Stopped
@@ -46,6 +46,10 @@ def stub_of(
     return measured
 
 
+def allowed() -> None:
+    """Nothing stands against it."""
+
+
 @pytest.fixture
 def judge(services: Services, label: Label, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Verdict]:
     """Judge the newest of some versions, whose Dice on each label is given by version; the first one serves."""
@@ -56,8 +60,10 @@ def judge(services: Services, label: Label, tmp_path: Path, monkeypatch: pytest.
     numbers = count()
 
     monkeypatch.setattr(judging, "load_version", lambda services, task, model: model.version)
-    monkeypatch.setattr(judging, "_measured", stub_of(services.task().schema.names, quality, measurements))
-    monkeypatch.setattr(judging, "seconds_a_case", lambda predictor, cases: 1.0)
+    stub = stub_of(services.task().schema.names, quality, measurements)
+    monkeypatch.setattr(judging, "measured", stub)
+    monkeypatch.setattr(gatecosts, "measured", stub)
+    monkeypatch.setattr(judging, "case_seconds", lambda predictors, cases, tell: (1.0, 1.0))
 
     def add_labels(patients: int) -> None:
         for _ in range(patients):
@@ -67,7 +73,9 @@ def judge(services: Services, label: Label, tmp_path: Path, monkeypatch: pytest.
         *dice: Quality,
         patients: int,
         versions_first: bool = False,
-        before: Callable[[], object] = lambda: None,
+        before: Callable[[], object] = allowed,
+        hold: Callable[[], None] = allowed,
+        tell: Callable[[float, str], None] | None = None,
         **gate: object,
     ) -> Verdict:
         settings = replace(services.settings, gate=replace(services.settings.gate, **gate))
@@ -90,7 +98,7 @@ def judge(services: Services, label: Label, tmp_path: Path, monkeypatch: pytest.
         ids = accepted_ids(services, task, PromotionCases)
         cases = collect(services, cache, PromotionCases, ids, lambda share, message: None)
         exam = Exam(version, {"mean_dice": 0.9}, 0.9, CalibrationCases(cache, ()), cases)
-        return decide(services, task, exam, lambda share, message: heard.append(message), before)
+        return decide(services, task, exam, tell or (lambda share, message: heard.append(message)), before, hold)
 
     act.heard, act.measurements = heard, measurements  # type: ignore[attr-defined]
     return act
@@ -256,7 +264,7 @@ def test_a_former_version_that_cannot_be_loaded_is_no_anchor_and_stops_no_verdic
 @pytest.mark.parametrize(
     ("measured", "stub", "said"),
     [
-        ("seconds_a_case", lambda version, cases: float(version), "time a case 2.00 s against 1.00 s"),
+        ("case_seconds", lambda versions, cases, tell: versions, "time a case 2.00 s against 1.00 s"),
         (
             "mean_calibration_error",
             lambda cases: 0.01 if cases[0].labels["ball"].dice < 0.82 else 0.09,
@@ -274,46 +282,106 @@ def test_what_a_gain_costs_reaches_the_gate_the_right_way_round(
     assert said in verdict.reason
 
 
-def test_a_golden_case_in_which_something_is_invented_has_changed(
-    services: Services, label: Label, monkeypatch: pytest.MonkeyPatch
+def test_a_golden_case_that_nobody_labelled_or_that_cannot_be_read_keeps_the_champion_and_is_named(
+    services: Services, judge, label: Label
 ) -> None:
-    task = services.task()
-    series = services.ledger.annotations.get(label("g", empty=True)).series_uid
-    gate = replace(services.settings.gate, golden=(series,))
-    object.__setattr__(services, "settings", replace(services.settings, gate=gate))
-    found = LabelFigures(0.0, 1.0, 0.0, 1.0, None)
-    cases = {"nothing": {"ball": None, "cube": None}, "a ball": {"ball": found, "cube": None}}
-    monkeypatch.setattr(judging, "_measured", lambda who, some: (CaseMetrics("case", cases[who], 0.0),))
-    assert judging.golden_changes(services, task, ("nothing", "a ball")) == {series: -1.0}
-    assert judging.golden_changes(services, task, ("a ball", "nothing")) == {series: 1.0}
-    assert judging.golden_changes(services, task, ("nothing", "nothing")) == {series: 0.0}
-
-
-def test_a_golden_case_is_looked_at_while_a_later_label_of_it_waits_for_its_reviewer(
-    services: Services, label: Label, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    task, annotations = services.task(), services.ledger.annotations
-    good = label("g", empty=True)
-    series = annotations.get(good).series_uid
-    slip = NewHuman(series, task.name, "Ann", None, None, nothing_found=True, held_reason="it is empty")
-    assert annotations.get(annotations.add_human(slip, accept=True)).is_held
-    gate = replace(services.settings.gate, golden=(series,))
-    object.__setattr__(services, "settings", replace(services.settings, gate=gate))
-    asked: list[int] = []
-
-    def measured(who: str, cases: LazyCases) -> tuple[CaseMetrics, ...]:
-        asked.extend(row.id for row in cases.rows)
-        return (CaseMetrics("case", {"ball": None, "cube": None}, 0.0),)
-
-    monkeypatch.setattr(judging, "_measured", measured)
-    assert judging.golden_changes(services, task, ("before", "after")) == {series: 0.0}
-    assert asked == [good, good]
-
-
-def test_a_golden_case_that_changed_keeps_the_champion(services: Services, judge, label: Label) -> None:
     golden = services.ledger.annotations.get(label("g", empty=True)).series_uid
-    assert judge(0.80, 0.84, patients=6, golden=(golden, "1.2.3")).golden.keys() == {golden}
-    assert services.registry.champion(services.task().name).version == 2
+    unreadable = services.ledger.annotations.get(label("h", empty=True)).series_uid
+    services.ledger.annotations.reject(services.ledger.annotations.list(series_uid=unreadable)[0].id, "rev", "slip")
+    verdict = judge(0.80, 0.84, patients=6, golden=(golden, unreadable, "1.2.3"))
+    nobody = f"it has no accepted label of task {services.task().name}"
+    assert verdict.golden.keys() == {golden, unreadable, "1.2.3"}
+    assert (verdict.golden[unreadable], verdict.golden["1.2.3"]) == (nobody, nobody)
+    assert not verdict.promote
+    assert f"golden case 1.2.3 could not be measured ({nobody}), allowed -0.01" in verdict.reason
+    assert f"golden case {golden}" not in verdict.reason
+    assert services.registry.champion(services.task().name).version == 1
+    assert Verdict.from_dict(json.loads(json.dumps(verdict.to_dict()))) == verdict
+    assert judge(0.85, patients=0, golden=(golden,)).promote
+
+
+@pytest.mark.parametrize("said", ["timing both models", "comparing golden series", ""])
+def test_a_stop_after_both_are_measured_promotes_nobody(
+    services: Services, judge, label: Label, monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    golden = services.ledger.annotations.get(label("g", empty=True)).series_uid
+
+    def stop() -> None:
+        raise Stopped("it was cancelled or taken over")
+
+    def tell(share: float, message: str) -> None:
+        if said and message.startswith(said):
+            stop()
+
+    def timed(versions: object, cases: object, tell: Callable[[float, str], None]) -> tuple[float, float]:
+        tell(1.0, "timing both models")
+        return 1.0, 1.0
+
+    monkeypatch.setattr(judging, "case_seconds", timed)
+    with pytest.raises(Stopped):
+        judge(0.80, 0.84, patients=6, golden=(golden,), tell=tell, hold=lambda: None if said else stop())
+    task = services.task().name
+    assert services.registry.champion(task).version == 1
+    assert services.ledger.models.list(task) == []
+
+
+def test_a_champion_that_another_took_over_from_meanwhile_is_not_replaced_unseen(services: Services, judge) -> None:
+    task = services.task()
+    judge(0.80, 0.84, patients=6)
+
+    def by_hand() -> None:
+        if services.registry.champion(task.name).version == 2:
+            rollback(services, task, "by hand, in the middle of the gate")
+
+    verdict = judge(0.88, patients=0, before=by_hand)
+    assert (verdict.promote, verdict.champion) == (True, 1)
+    assert services.registry.served(task.name) == (1, 3)
+
+
+@pytest.mark.parametrize(("dice", "promoted"), [(0.80, False), (0.87, True)])
+def test_in_the_place_of_a_damaged_champion_the_one_before_it_is_compared_with_and_serves_unless_it_is_beaten(
+    services: Services, judge, monkeypatch: pytest.MonkeyPatch, dice: float, promoted: bool
+) -> None:
+    judge(0.82, 0.85, patients=6)
+
+    def load(services: Services, task: object, model: object) -> int:
+        if model.version == 2:
+            raise NotFound("its weights are damaged")
+        return model.version
+
+    monkeypatch.setattr(judging, "load_version", load)
+    verdict = judge(dice, patients=0)
+    assert (verdict.promote, verdict.champion) == (promoted, 1)
+    assert verdict.reason.startswith("version 2 cannot serve (its weights are damaged), compared with version 1 before")
+    assert services.registry.champion(services.task().name).version == (3 if promoted else 1)
+    rows = [(row.version, row.verdict) for row in services.ledger.models.list(services.task().name)][:2]
+    assert rows == ([(3, "promoted"), (2, "promoted")] if promoted else [(3, "kept"), (1, "rollback")])
+
+
+def test_where_no_version_that_served_can_be_read_the_challenger_serves(services: Services, judge) -> None:
+    task = services.task().name
+    judge(0.82, 0.85, patients=6)
+    for version in (1, 2):
+        shutil.rmtree(services.registry.path(task, version))
+    verdict = judge(0.10, patients=0)
+    assert (verdict.promote, verdict.champion) == (True, 2)
+    assert "the champion cannot serve any more: version 2" in verdict.reason
+    assert services.registry.champion(task).version == 3
+
+
+def test_while_the_folder_of_all_weights_is_away_nobody_is_judged(services: Services, judge) -> None:
+    task = services.task()
+    judge(0.82, 0.85, patients=6)
+    folder = services.registry.path(task.name, 1).parent
+    away = folder.rename(folder.with_name(f"{folder.name}-away"))
+    cache = CaseCache(services, task)
+    exam = Exam(3, {}, None, CalibrationCases(cache, ()), PromotionCases(cache, ()))
+    with pytest.raises(WeightsUnavailable, match=r"is missing: mount it; if they are gone for good, make an empty"):
+        decide(services, task, exam, lambda share, message: None)
+    with pytest.raises(WeightsUnavailable):
+        services.registry.register(task.name, away, {})
+    away.rename(folder)
+    assert services.registry.champion(task.name).version == 2
 
 
 def test_labels_that_came_after_the_champion_are_the_newest(services: Services, judge) -> None:

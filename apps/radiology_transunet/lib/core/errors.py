@@ -18,6 +18,7 @@ LabelError
 ├── ArchiveUnavailable      Orthanc does not answer, or refuses
 ├── LedgerUnavailable       the database does not answer or has another schema version
 ├── RegistryUnavailable     the database of the model registry does not answer, or refuses
+│   └── WeightsUnavailable  the folder of a task's weights is away as a whole
 ├── TrainingFailed          no data, a loss that is not a number, no memory
 ├── PredictionFailed        a network answers with what is no number
 ├── OutOfMemory             a network and its pictures do not fit into the device's memory
@@ -96,6 +97,10 @@ class LedgerUnavailable(LabelError):
 
 class RegistryUnavailable(LabelError):
     """The model registry's database does not answer, or refuses."""
+
+
+class WeightsUnavailable(RegistryUnavailable):
+    """The folder with the weights of all versions of a task is not there, for example not mounted."""
 
 
 class TrainingFailed(LabelError):

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from lib.core.errors import Conflict, InvalidInput, NotFound
+from lib.core.errors import Conflict, InvalidInput, NotFound, WeightsUnavailable
 from lib.registry.client import call, connect, load
 from lib.registry.config import RegistryConfig
 from lib.registry.folders import exclusive, publish, sweep
@@ -85,6 +85,7 @@ class Registry:
 
         Raises:
             InvalidInput: the folder is missing or empty.
+            WeightsUnavailable: see `require_weights`.
         """
         if not folder.is_dir() or not any(folder.iterdir()):
             raise InvalidInput(f"a model version needs a folder with weights and manifest, got {folder}")
@@ -94,17 +95,32 @@ class Registry:
             for row in known:
                 if key and row.tags.get(KEY_TAG) == key:
                     return int(row.version)
+            self.require_weights(task)
             sweep(self._models / task, {row.tags.get(FOLDER_TAG, "") for row in known})
             uid = uuid4().hex
             target = self._models / task / uid
             publish(folder, target)
             return self._add_row(task, target, {**(tags or {}), **_own_tags(uid, metrics, key)})
 
+    def require_weights(self, task: str) -> None:
+        """Make sure that the weights of a task are not away as a whole: single folders are deleted, all go unmounted.
+
+        Raises:
+            WeightsUnavailable: the task has versions, and the folder that has all their folders is missing.
+        """
+        folder = self._models / task
+        if not folder.is_dir() and self._rows(task):
+            raise WeightsUnavailable(
+                f"{folder} must hold the weights of task {task}'s versions, it is missing: mount it; if they are gone "
+                "for good, make an empty folder there"
+            )
+
     def champion(self, task: str) -> ModelVersion | None:
         """The version that serves the task, or None; a few milliseconds once open.
 
         Raises:
             NotFound: its folder was deleted.
+            WeightsUnavailable: see `require_weights`.
         """
         number = self._champion_number(task)
         return None if number is None else self._version(task, number, champion=number)
@@ -204,6 +220,7 @@ class Registry:
         row = call(lambda: self._client.get_model_version(task, str(version)))
         found = from_row(row, self._models, champion)
         if not found.folder.is_dir():
+            self.require_weights(task)
             raise NotFound(f"version {version} of task {task} has lost its weights: {found.folder} is missing")
         return found
 

@@ -38,7 +38,8 @@ class Comparison:
         newest: (n_cases,) whether the case came after the champion was trained.
         calibration_error: expected one of champion and challenger, in [0, 1]; None where it was not measured.
         seconds: a case takes champion and challenger; None where it was not measured.
-        golden: by name of a golden case, the largest loss of Dice of a label, challenger minus champion.
+        golden: by name of a golden case, the largest loss of Dice of a label, challenger minus champion; in its place
+            why, in words, where it was not measured.
 
     Raises:
         InvalidInput: arrays of other shapes, or a common label that is none.
@@ -53,7 +54,7 @@ class Comparison:
     newest: npt.NDArray[np.bool_]
     calibration_error: tuple[float | None, float | None] = (None, None)
     seconds: tuple[float | None, float | None] = (None, None)
-    golden: Mapping[str, float] = field(default_factory=dict)
+    golden: Mapping[str, float | str] = field(default_factory=dict)
     served: Mapping[int, FloatArray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

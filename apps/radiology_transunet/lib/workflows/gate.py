@@ -42,7 +42,7 @@ class Verdict:
         newest: the same on the newest cases; None where there are too few of them.
         calibration_error: expected one of champion and challenger, in [0, 1].
         seconds: that a case takes champion and challenger.
-        golden: by golden case, the largest loss of Dice of a label.
+        golden: by golden case, the largest loss of Dice of a label, or why it was not measured.
         margin: Dice that a label might lack.
         alpha: error rate of the whole verdict; the gains are bounded at half of it where `newest` is there.
         anchored: differences by label from the version that had it best of those that served before the champion.
@@ -58,7 +58,7 @@ class Verdict:
     newest: Interval | None = None
     calibration_error: tuple[float | None, float | None] = (None, None)
     seconds: tuple[float | None, float | None] = (None, None)
-    golden: Mapping[str, float] = field(default_factory=dict)
+    golden: Mapping[str, float | str] = field(default_factory=dict)
     margin: float | None = None
     alpha: float | None = None
     anchored: tuple[Interval, ...] = ()
@@ -212,7 +212,7 @@ def _gains_on_newest(mean: Interval, newest: Interval | None) -> bool:
 def conditions(
     calibration_error: tuple[float | None, float | None],
     seconds: tuple[float | None, float | None],
-    golden: Mapping[str, float],
+    golden: Mapping[str, float | str],
     config: GateConfig,
 ) -> tuple[Condition, ...]:
     """What the gate asks for besides Dice on the promotion patients, each with what was measured.
@@ -220,7 +220,7 @@ def conditions(
     Args:
         calibration_error: expected one of champion and challenger, in [0, 1]; None where it was not measured.
         seconds: that a case takes both; None where it was not measured.
-        golden: by golden case, the largest loss of Dice of a label.
+        golden: by golden case, the largest loss of Dice of a label, or why it was not measured, which counts as a loss.
         config: what is allowed.
     """
     found = []
@@ -234,10 +234,13 @@ def conditions(
         holds = after <= before * config.latency_factor + ROUNDING
         allowed = f"{config.latency_factor:g} times as much"
         found.append(Condition("time a case", f"{after:.2f} s against {before:.2f} s", allowed, holds))
-    for name, change in golden.items():
-        holds = change >= -config.golden_drop - ROUNDING
-        found.append(Condition(f"golden case {name}", f"changed by {change:+.4f}", f"{-config.golden_drop:g}", holds))
-    return tuple(found)
+    return (*found, *(_golden(name, change, config.golden_drop) for name, change in golden.items()))
+
+
+def _golden(name: str, change: float | str, drop: float) -> Condition:
+    if isinstance(change, str):
+        return Condition(f"golden case {name}", f"could not be measured ({change})", f"{-drop:g}", False)
+    return Condition(f"golden case {name}", f"changed by {change:+.4f}", f"{-drop:g}", change >= -drop - ROUNDING)
 
 
 def _reason(of: Comparison, doubts: tuple[str, ...], mean: Interval, newest: Interval | None, missing: int) -> str:

@@ -24,6 +24,12 @@ class Stopped(Conflict):
     """The job was told to stop; what it has done so far is kept for the next attempt."""
 
 
+def require_held(ledger: Ledger, job: JobRow) -> None:
+    """Raise Stopped unless the job is still in the hands that took it, as the ledger knows it now."""
+    if not ledger.jobs.beat(job):
+        raise Stopped(f"job {job.id} was cancelled or taken over")
+
+
 class Heartbeat:
     """Keeps a job alive while the `with` block runs.
 

@@ -6,38 +6,30 @@ the audit trail, whichever way it goes. One that was given is not given again.
 
 import json
 import logging
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lib.core.errors import InvalidInput, ManifestMismatch, NotFound
+from lib.core.errors import Conflict, ManifestMismatch, NotFound
 from lib.registry.versions import ModelVersion
 from lib.taskfile import Task
 from lib.workflows.anchors import GATE, keep_figures, patients_of, served_figures
-from lib.workflows.casecache import CaseCache, LazyCases
 from lib.workflows.casefigures import common_mean_dice, mean_calibration_error
 from lib.workflows.collect import CalibrationCases, PromotionCases
 from lib.workflows.comparison import Comparison
 from lib.workflows.gate import Champion, Verdict, judge, unopposed, weigh
+from lib.workflows.gatecosts import Tell, case_seconds, dice_of, golden_changes, measured
 from lib.workflows.models import load_version
-from lib.workflows.paired import FloatArray, right_where_empty
-from lib.workflows.promotion import KEPT, PROMOTED, keep, promote
+from lib.workflows.paired import FloatArray
+from lib.workflows.promotion import KEPT, PROMOTED, keep, promote, rollback
 from lib.workflows.services import Services
 
 if TYPE_CHECKING:
     from lib.inference.predictor import Predictor
-    from lib.training.data import Case
-    from lib.training.measure import CaseMetrics
 
 logger = logging.getLogger(__name__)
-
-TIMED_CASES = 3
-REPEATS = 2
-
-Tell = Callable[[float, str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +51,33 @@ class Exam:
     promotion: PromotionCases
 
 
+@dataclass(frozen=True, slots=True)
+class Opponent:
+    """Who a challenger is held against.
+
+    Attributes:
+        serving: number of the champion; None when the task has none.
+        found: the champion and what predicts with it, or where that cannot serve, the last version before it that
+            served and can; None without any.
+        misfit: why the champion cannot serve; empty when it can.
+    """
+
+    serving: int | None
+    found: "tuple[ModelVersion, Predictor] | None" = None
+    misfit: str = ""
+
+
+class ChampionChanged(Conflict):
+    """Another version came to serve while a challenger was held against the champion."""
+
+
 def decide(
-    services: Services, task: Task, exam: Exam, tell: Tell, before_serving: Callable[[], object] = lambda: None
+    services: Services,
+    task: Task,
+    exam: Exam,
+    tell: Tell,
+    before_serving: Callable[[], object] = lambda: None,
+    hold: Callable[[], None] = lambda: None,
 ) -> Verdict:
     """Let the gate decide on a challenger, and carry it out; a verdict that was given stands.
 
@@ -70,20 +87,68 @@ def decide(
         exam: who is judged, and on what.
         tell: called with the share done and what is going on; may raise to end it.
         before_serving: what a challenger needs that is going to serve; the verdict is written down once it is done.
+        hold: called right before the verdict is recorded; raises when whoever asks is not to decide any more.
     """
     given = _given(services, task, exam.version)
-    if given is not None:
-        return given
-    verdict = _judge(services, task, exam, tell)
+    while given is None:
+        opponent = find_opponent(services, task)
+        verdict = _judge(services, task, exam, opponent, tell)
+        if verdict.promote:
+            before_serving()
+        figures = verdict.to_dict()
+        services.registry.note(task.name, exam.version, GATE, json.dumps(figures))
+        services.ledger.audit.add("gate", "model.gate", f"{task.name} {exam.version}", figures)
+        try:
+            _carry_out(services, task, exam, opponent, verdict, hold)
+        except ChampionChanged as error:
+            logger.warning("task %s version %d is judged anew: %s", task.name, exam.version, error)
+        else:
+            logger.info("task %s version %d: %s", task.name, exam.version, verdict.reason)
+            given = verdict
+    return given
+
+
+def find_opponent(services: Services, task: Task) -> Opponent:
+    """The champion, or in the place of one that cannot be read or fits no more the last one before it that can serve.
+
+    Raises:
+        WeightsUnavailable: the folder of all weights is away, which tells nothing of any version.
+    """
+    served = services.registry.served(task.name)
+    misfit = ""
+    for version in reversed(served):
+        try:
+            model = services.registry.get(task.name, version)
+            return Opponent(served[-1], (model, load_version(services, task, model)), misfit)
+        except (NotFound, ManifestMismatch) as error:
+            logger.warning("version %d of task %s cannot be compared with: %s", version, task.name, error)
+            misfit = misfit or str(error)
+    return Opponent(served[-1] if served else None, None, misfit)
+
+
+def _carry_out(
+    services: Services, task: Task, exam: Exam, opponent: Opponent, verdict: Verdict, hold: Callable[[], None]
+) -> None:
+    """Let serve who serves from now on, and record why.
+
+    Where the challenger does not, and the champion cannot, the version that was compared with serves again.
+
+    Raises:
+        ChampionChanged: the champion is another one by now, and the verdict says nothing of it.
+    """
+
+    def require() -> None:
+        hold()
+        now = (services.registry.served(task.name) or (None,))[-1]
+        if now != opponent.serving:
+            raise ChampionChanged(f"version {now} serves by now, compared was with version {opponent.serving}")
+
+    metrics = {**exam.metrics, GATE: verdict.to_dict()}
     if verdict.promote:
-        before_serving()
-    figures = verdict.to_dict()
-    services.registry.note(task.name, exam.version, GATE, json.dumps(figures))
-    services.ledger.audit.add("gate", "model.gate", f"{task.name} {exam.version}", figures)
-    record = promote if verdict.promote else keep
-    record(services, task, exam.version, verdict.reason, {**exam.metrics, GATE: figures})
-    logger.info("task %s version %d: %s", task.name, exam.version, verdict.reason)
-    return verdict
+        return promote(services, task, exam.version, verdict.reason, metrics, require)
+    if opponent.misfit and opponent.found is not None:
+        rollback(services, task, verdict.reason, opponent.found[0].version, require)
+    keep(services, task, exam.version, verdict.reason, metrics, hold)
 
 
 def _given(services: Services, task: Task, version: int) -> Verdict | None:
@@ -95,30 +160,34 @@ def _given(services: Services, task: Task, version: int) -> Verdict | None:
     return None
 
 
-def _judge(services: Services, task: Task, exam: Exam, tell: Tell) -> Verdict:
+def _judge(services: Services, task: Task, exam: Exam, opponent: Opponent, tell: Tell) -> Verdict:
     tested = len(exam.calibration)
-    try:
-        model = services.registry.champion(task.name)
-        if model is None:
-            return unopposed(None, exam.mean_dice, tested)
-    except NotFound as error:
-        return unopposed(Champion(None, None, misfit=str(error)), exam.mean_dice, tested)
-    try:
-        champion = load_version(services, task, model)
-    except (NotFound, ManifestMismatch) as error:
-        return unopposed(Champion(model.version, None, misfit=str(error)), exam.mean_dice, tested)
+    if opponent.found is None:
+        champion = None if opponent.serving is None else Champion(opponent.serving, None, misfit=opponent.misfit)
+        return unopposed(champion, exam.mean_dice, tested)
+    model, predictor = opponent.found
     if not services.settings.ledger.splits.get(PromotionCases.split.value) and not exam.promotion:
-        dice = _calibration_dice(task, champion, exam.calibration, tell)
+        dice = _calibration_dice(task, predictor, exam.calibration, tell)
         tolerance = services.settings.retrain.tolerance
-        return judge(exam.mean_dice, Champion(model.version, dice), tolerance, tested)
+        return _told(opponent, judge(exam.mean_dice, Champion(model.version, dice), tolerance, tested))
     rival = services.registry.get(task.name, exam.version)
-    predictors = champion, load_version(services, task, rival)
+    predictors = predictor, load_version(services, task, rival)
     found = compare(services, task, model, predictors, exam.promotion, tell)
     verdict = weigh(found, services.settings.gate)
     keep_figures(services, task, model, exam.promotion, found.champion)
     if verdict.promote:
         keep_figures(services, task, rival, exam.promotion, found.challenger)
-    return verdict
+    return _told(opponent, verdict)
+
+
+def _told(opponent: Opponent, verdict: Verdict) -> Verdict:
+    """The verdict, which also says why it is not about the champion, where that is so."""
+    if not opponent.misfit or opponent.found is None:
+        return verdict
+    version = opponent.found[0].version
+    end = "" if verdict.promote else f"; version {version} serves again"
+    why = f"version {opponent.serving} cannot serve ({opponent.misfit}), compared with version {version} before it"
+    return replace(verdict, reason=f"{why}: {verdict.reason}{end}")
 
 
 def compare(
@@ -141,74 +210,28 @@ def compare(
     """
     names = task.schema.names
     champion, challenger = (
-        _measured(predictor, cases, _share(tell, number, f"comparing {who} on the promotion patients"))
+        measured(predictor, cases, _share(tell, number, f"comparing {who} on the promotion patients"))
         for number, (who, predictor) in enumerate(zip(("the champion", "the challenger"), predictors, strict=True))
     )
 
     def measure(former: ModelVersion, some: PromotionCases) -> FloatArray:
         report = _share(tell, 1, f"comparing version {former.version}, which served before")
-        return _dice(_measured(load_version(services, task, former), some, report), names)
+        return dice_of(measured(load_version(services, task, former), some, report), names)
 
-    before = _dice(champion, names)
+    before = dice_of(champion, names)
     return Comparison(
         version=model.version,
         labels=names,
         common=task.common_labels,
         patients=patients_of(services, cases),
         champion=before,
-        challenger=_dice(challenger, names),
+        challenger=dice_of(challenger, names),
         newest=np.array([row.created_at > model.created_at for row in cases.rows], dtype=np.bool_),
         calibration_error=(mean_calibration_error(champion), mean_calibration_error(challenger)),
-        seconds=(seconds_a_case(predictors[0], cases), seconds_a_case(predictors[1], cases)),
-        golden=golden_changes(services, task, predictors),
+        seconds=case_seconds(predictors, cases, tell),
+        golden=golden_changes(services, task, predictors, tell),
         served=served_figures(services, task, before, cases, measure),
     )
-
-
-def golden_changes(services: Services, task: Task, predictors: "tuple[Predictor, Predictor]") -> dict[str, float]:
-    """By series of the golden ones, the largest loss of Dice of a label, challenger minus champion.
-
-    A golden series without an accepted label, or that cannot be read, is named in a warning.
-    """
-    cache, found = CaseCache(services, task), {}
-    for series_uid in services.settings.gate.golden:
-        accepted = services.ledger.annotations.list(task.name, "accepted", series_uid, limit=1)
-        if not accepted:
-            logger.warning(
-                "golden series %s has no accepted label of task %s and is not looked at", series_uid, task.name
-            )
-            continue
-        try:
-            before, after = (_dice(_measured(one, LazyCases(cache, accepted)), task.schema.names) for one in predictors)
-        except (NotFound, InvalidInput) as error:
-            logger.warning("golden series %s is not looked at: %s", series_uid, error)
-            continue
-        changes = right_where_empty(after, before) - right_where_empty(before, after)
-        found[series_uid] = float(np.nanmin(changes)) if not np.isnan(changes).all() else 0.0
-    return found
-
-
-def seconds_a_case(predictor: "Predictor", cases: "Sequence[Case]") -> float | None:
-    """Seconds that a case takes, the mean of the first ones, each the fastest of two; None without cases."""
-    seconds = []
-    for number in range(min(TIMED_CASES, len(cases))):
-        volume = cases[number].volume
-        seconds.append(min(_timed(predictor, volume) for _ in range(REPEATS)))
-    return float(np.mean(seconds)) if seconds else None
-
-
-def _timed(predictor: "Predictor", volume: object) -> float:
-    started = time.perf_counter()
-    predictor.predict(volume)  # type: ignore[arg-type]
-    return time.perf_counter() - started
-
-
-def _measured(
-    predictor: "Predictor", cases: "Sequence[Case]", report: Callable[[float], None] = lambda share: None
-) -> "tuple[CaseMetrics, ...]":
-    from lib.training.measure import measure
-
-    return measure(predictor, cases, report)
 
 
 def _calibration_dice(task: Task, champion: "Predictor", cases: CalibrationCases, tell: Tell) -> float | None:
@@ -221,9 +244,3 @@ def _calibration_dice(task: Task, champion: "Predictor", cases: CalibrationCases
 def _share(tell: Tell, number: int, message: str) -> Callable[[float], None]:
     """A report of the first or the second half."""
     return lambda share: tell((number + share) / 2, message)
-
-
-def _dice(cases: "Sequence[CaseMetrics]", labels: Sequence[str]) -> FloatArray:
-    """Dice (n_cases, n_labels), NaN where a case has none."""
-    rows = [[np.nan if (found := case.labels[name]) is None else found.dice for name in labels] for case in cases]
-    return np.array(rows, dtype=np.float64).reshape(len(cases), len(labels))

@@ -25,7 +25,7 @@ from lib.taskfile import Task
 from lib.workflows.casecache import CaseCache, prune_cache
 from lib.workflows.collect import CalibrationCases, PromotionCases, collect
 from lib.workflows.estimates import refit_quality
-from lib.workflows.heartbeat import Stopped
+from lib.workflows.heartbeat import Stopped, require_held
 from lib.workflows.jobs import RETRAIN, retrain_key
 from lib.workflows.judging import Exam, decide
 from lib.workflows.morning import Night, morning_report
@@ -34,7 +34,7 @@ from lib.workflows.presegment import deliver_outbox, enqueue_drafts
 from lib.workflows.promotion import reconcile_promotions
 from lib.workflows.recipe import FRESH, START, hold_line
 from lib.workflows.retrain_fit import FETCHED, MEAN, MEASURED, Report, finished_model, part, train_model
-from lib.workflows.retrain_notes import note_tags, notes_of
+from lib.workflows.retrain_notes import note_tags, notes_of, take_note
 from lib.workflows.services import Services
 
 if TYPE_CHECKING:
@@ -116,6 +116,7 @@ def run_retrain(services: Services, job: JobRow, report: Report, stop: Event) ->
         Stopped: because of `stop`.
         ArchiveUnavailable: the archive is away; another attempt goes on from here.
         DiskFull: no room; another attempt goes on from here.
+        WeightsUnavailable: the folder of all weights is away; another attempt goes on from here.
     """
     started = time.monotonic()
     task = services.task(job.task)
@@ -125,14 +126,16 @@ def run_retrain(services: Services, job: JobRow, report: Report, stop: Event) ->
     if (model := finished_model(services, job)) is None:
         plan = with_sound_start(services, job, plan)
     cache = CaseCache(services, task)
-    calibration = collect(services, cache, CalibrationCases, plan.calibration, part(tell, 0.0, FETCHED / 2))
-    promotion = collect(services, cache, PromotionCases, plan.promotion, part(tell, FETCHED / 2, FETCHED / 2))
+    note = partial(take_note, services, job.id)
+    calibration = collect(services, cache, CalibrationCases, plan.calibration, part(tell, 0.0, FETCHED / 2), note)
+    promotion = collect(services, cache, PromotionCases, plan.promotion, part(tell, FETCHED / 2, FETCHED / 2), note)
     model = model or train_model(services, task, job, plan, cache, calibration, tell)
     manifest = _load_manifest(model, task)
     version = _register(services, task, job, plan, model, calibration, tell)
     exam = Exam(version, manifest.metrics, manifest.metrics.get(MEAN), calibration, promotion)
     estimates = partial(refit_quality, services, task, version, calibration, part(tell, 1.0, 1.0))
-    verdict = decide(services, task, exam, part(tell, MEASURED, 1.0), estimates)
+    hold = partial(_require_wanted, services, job, tell)
+    verdict = decide(services, task, exam, part(tell, MEASURED, 1.0), estimates, hold)
     if verdict.promote and services.settings.presegment.automatic and services.settings.presegment.redraft:
         enqueue_drafts(services, task)
     folder, notes = job_folder(services, job.id), notes_of(services, job.id)
@@ -153,7 +156,8 @@ def run_retrain(services: Services, job: JobRow, report: Report, stop: Event) ->
 
 
 def _tidy(services: Services, task: Task, tell: Report) -> None:
-    """Complete what earlier runs left open, and let go of what nobody needs."""
+    """Complete what earlier runs left open, and let go of what nobody needs; without the weights nothing begins."""
+    services.registry.require_weights(task.name)
     reconcile_promotions(services, task.name)
     _sweep(services)
     prune_cache(services)
@@ -172,6 +176,12 @@ def _register(
         reference = services.registry.get(task.name, version)
         hold_line(services, task, reference, calibration, part(tell, MEASURED, MEASURED))
     return version
+
+
+def _require_wanted(services: Services, job: JobRow, tell: Report) -> None:
+    """Raise Stopped when the run was told to stop, or when the job is cancelled or somebody else's by now."""
+    tell(1.0, "recording the verdict")
+    require_held(services.ledger, job)
 
 
 def _stoppable(report: Report, stop: Event) -> Report:

@@ -5,7 +5,14 @@ import shutil
 from collections.abc import Callable
 
 from lib.core.atomic import is_full
-from lib.core.errors import ArchiveUnavailable, LabelError, LedgerUnavailable, ProcessLost, RegistryUnavailable
+from lib.core.errors import (
+    ArchiveUnavailable,
+    LabelError,
+    LedgerUnavailable,
+    ProcessLost,
+    RegistryUnavailable,
+    WeightsUnavailable,
+)
 from lib.ledger.jobs import Jobs
 from lib.ledger.rows import JobRow
 from lib.workflows.heartbeat import Heartbeat, Stopped
@@ -19,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 PASSING = (LedgerUnavailable, RegistryUnavailable, ProcessLost)
 """Errors after which the job waits for another attempt; those that are no fault of the job cost none."""
+AWAY = (ArchiveUnavailable, WeightsUnavailable)
+"""What comes back by itself or when somebody mounts it: the job waits for it, and no attempt is counted."""
 
 
 def work_on(
@@ -73,7 +82,7 @@ def _write_end(jobs: Jobs, job: JobRow, error: Exception, told: str) -> None:
         told: why it was told to stop; "" = it was not.
     """
     is_stopped = isinstance(error, Stopped)
-    if is_stopped or isinstance(error, ArchiveUnavailable) or is_full(error):
+    if is_stopped or isinstance(error, AWAY) or is_full(error):
         reason = f"{told}; {error}" if told else str(error)
         logger.warning("job %d (%s) goes on later: %s", job.id, job.key, reason)
         jobs.give_back(job, reason, 0.0 if is_stopped else archive_pause_s(job.created_at, jobs.clock()))
