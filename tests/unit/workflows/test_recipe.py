@@ -13,6 +13,7 @@ from lib.workflows import recipe
 from lib.workflows.casecache import CaseCache
 from lib.workflows.collect import CalibrationCases
 from lib.workflows.config import RecipeConfig
+from lib.workflows.promotion import promote, rollback
 from lib.workflows.recipe import AHEAD, FRESH, LINE, START, adapted, first_weights, hold_line, new_labels, start_of
 from lib.workflows.retrain import Stopped, request_retrain, run_retrain
 from lib.workflows.services import Services
@@ -89,6 +90,21 @@ def test_a_reference_that_is_ahead_takes_the_line_over_until_a_later_version_ser
     assert start_of(services, task) == start
     register(start, serves=True)
     assert start_of(services, task) == 3
+
+
+def test_a_reference_that_served_and_was_rolled_back_is_no_start(services: Services, register: Register) -> None:
+    task = services.task()
+    promote(services, task, register(), "the first")
+    reference = register()
+    services.registry.note(task.name, reference, LINE, AHEAD)
+    assert start_of(services, task) == reference
+    promote(services, task, reference, "better")
+    assert start_of(services, task) == reference
+    rollback(services, task, "worse in the field")
+    assert start_of(services, task) == 1
+    newer = register()
+    services.registry.note(task.name, newer, LINE, AHEAD)
+    assert start_of(services, task) == newer
 
 
 def test_labels_that_the_start_has_not_learned_from_are_new(services: Services, register: Register) -> None:

@@ -2,7 +2,7 @@
 
 A challenger starts from the champion, shrunk towards fresh weights. Each so many-th one starts fresh: the reference
 that this line is held against, on the calibration patients. When the reference is better there, the next ones start
-from it, until a later version serves.
+from it, until a later version serves, or until it has served itself and was left again.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,6 +17,7 @@ from lib.workflows.casefigures import common_mean_dice
 from lib.workflows.collect import CalibrationCases
 from lib.workflows.config import RecipeConfig
 from lib.workflows.models import load_version
+from lib.workflows.promotion import PROMOTED
 from lib.workflows.services import Services
 
 if TYPE_CHECKING:
@@ -32,15 +33,17 @@ AHEAD = "ahead of the champion"
 def start_of(services: Services, task: Task) -> int | None:
     """The version that a training starts from; None = fresh weights.
 
-    That is the champion, or a newer reference that was better; fresh weights where neither fits the task as it is now,
-    or where a reference is due.
+    That is the champion, or a newer reference that was better and was never left; fresh weights where neither fits the
+    task as it is now, or where a reference is due.
     """
     versions = services.registry.list(task.name)  # the newest first
+    tried = {row.version for row in services.ledger.models.list(task.name, limit=1000) if row.verdict == PROMOTED}
     every = services.settings.recipe.reference_every
     if every and _warm_since_fresh(versions) >= every - 1:
         return None
     for version in versions:
-        if (version.is_champion or version.tags.get(LINE) == AHEAD) and _fits(version, task):
+        is_ahead = version.tags.get(LINE) == AHEAD and version.version not in tried
+        if (version.is_champion or is_ahead) and _fits(version, task):
             return version.version
     return None
 
