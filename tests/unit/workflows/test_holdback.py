@@ -257,7 +257,7 @@ def test_the_worklist_the_status_and_the_reply_say_why(
     case = worklist.case(services, services.task(), source.series_uid)
     assert case.state == "held"
     assert case_json(case, "balls")["label"]["held"] == told["held"]
-    loop = worklist.overview(services, services.task(), [case])
+    loop = worklist.overview(services, services.task(), worklist.page(services, services.task()).counts)
     assert (loop.counts["held"], loop.counts["submitted"]) == (1, 0)
     assert overview_json(loop)["held"] == [
         {"annotation": told["annotation"], "series": source.series_uid, "author": "anna", "reason": told["held"]}

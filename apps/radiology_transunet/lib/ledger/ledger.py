@@ -16,6 +16,7 @@ from lib.ledger import schema, tables
 from lib.ledger.annotations import Annotations
 from lib.ledger.audit import Audit
 from lib.ledger.book import Clock, insert_new, utc_now
+from lib.ledger.casereads import Cases
 from lib.ledger.corrections import Corrections
 from lib.ledger.curation import Curation
 from lib.ledger.database import Database
@@ -40,6 +41,7 @@ class Ledger:
     Attributes:
         series: series and the splits of their patients.
         annotations: masks of people and models, and the rules of their life.
+        cases: what the work list shows, read for the series that it shows alone.
         estimates: how good each label of a draft probably is.
         corrections: how well drafts agreed with what people made of them.
         scorings: what each model version said of each series.
@@ -68,6 +70,7 @@ class Ledger:
         book = (self._database, clock, actor)
         self.series = Series(*book)
         self.annotations = Annotations(*book)
+        self.cases = Cases(*book)
         self.estimates = Estimates(*book)
         self.corrections = Corrections(*book)
         self.scorings = Scorings(*book)

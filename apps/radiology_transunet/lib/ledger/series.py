@@ -16,6 +16,7 @@ from lib.ledger.rows import SERIES_STATUSES, NewSeries, SeriesRow, SeriesStatus
 T = tables.series
 P = tables.patients
 COLUMNS = (*(column for column in T.c), P.c.split)
+CHUNK = 500
 
 
 class Series(Book):
@@ -135,6 +136,22 @@ class Series(Book):
             query = query.where(T.c.status == status)
         if split is not None:
             query = query.where(P.c.split == split)
+        with self._read() as connection:
+            return [_to_row(row) for row in connection.execute(query).mappings()]
+
+    def some(self, series_uids: Sequence[str]) -> builtins.list[SeriesRow]:
+        """Those series, in that order; unknown ones are left out."""
+        found: dict[str, SeriesRow] = {}
+        query = sa.select(*COLUMNS).join_from(T, P)
+        with self._read() as connection:
+            for start in range(0, len(series_uids), CHUNK):
+                part = query.where(T.c.series_uid.in_(series_uids[start : start + CHUNK]))
+                found |= {row["series_uid"]: _to_row(row) for row in connection.execute(part).mappings()}
+        return [found[uid] for uid in series_uids if uid in found]
+
+    def of_study(self, study_uid: str) -> builtins.list[SeriesRow]:
+        """The series of a study, in the order of their UIDs."""
+        query = sa.select(*COLUMNS).join_from(T, P).where(T.c.study_uid == study_uid).order_by(T.c.series_uid)
         with self._read() as connection:
             return [_to_row(row) for row in connection.execute(query).mappings()]
 

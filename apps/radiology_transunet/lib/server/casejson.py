@@ -4,11 +4,10 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
-
-from lib.ledger.rows import AnnotationRow, JobRow, SeriesRow
+from lib.ledger.rows import AnnotationRow, JobRow
 from lib.server.replies import JOB_STATES, iso
 from lib.taskfile import Task
+from lib.workflows.drawn import voxel_ml
 from lib.workflows.query import viewer_path
 from lib.workflows.worklist import Case, Overview
 
@@ -42,6 +41,7 @@ def case_json(case: Case, task: str) -> dict[str, Any]:
         "why": case.place.why if case.place else "",
         "score": finite(case.place.score) if case.place else None,
         "scores": {name: finite(score) for name, score in case.scores.items()},
+        "estimated_dice": {name: estimate.told() for name, estimate in case.estimates.items()},
         "holder": case.lease.annotator if case.lease else None,
         "held_until": iso(case.lease.expires_at) if case.lease else None,
         "draft": annotation_json(case.draft),
@@ -111,13 +111,6 @@ def job_json(row: JobRow) -> dict[str, Any]:
 def cases_json(cases: Iterable[Case], task: str) -> list[dict[str, Any]]:
     """Many series, as cases of a task."""
     return [case_json(case, task) for case in cases]
-
-
-def voxel_ml(row: SeriesRow) -> float | None:
-    """Volume of one voxel in millilitres, None while the grid is unknown."""
-    if not row.geometry:
-        return None
-    return float(abs(np.linalg.det(np.asarray(row.geometry["affine"])[:3, :3]))) / 1000.0
 
 
 def finite(value: float | None) -> float | None:

@@ -1,6 +1,6 @@
 """What people see of a task: each series with its state, and how the loop as a whole is doing.
 
-Everything comes from the ledger in a handful of queries, whatever the number of series; the archive is not asked.
+Everything comes from the ledger in a handful of queries, of the series that are shown alone; the archive is not asked.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lib.core.errors import NotFound
-from lib.ledger.queuerows import Candidate, LeaseRow, QueueEntry
+from lib.core.estimated import EstimatedDice
+from lib.ledger.queuerows import LeaseRow, QueueEntry
 from lib.ledger.rows import AnnotationRow, JobRow, SeriesRow, VerdictRow
 from lib.taskfile import Task
 from lib.workflows.jobs import RETRAIN
@@ -19,7 +20,6 @@ STATES: tuple[CaseState, ...] = ("labelled", "submitted", "held", "drafted", "to
 """labelled: an accepted human label; submitted: one that waits for review; held: one that is held back for it, with the
 reason; drafted: a model's draft; todo: neither; new: not yet checked; refused: it makes no volume, with the reason."""
 
-MAX_ROWS = 100_000
 RECENT = 20
 
 
@@ -32,7 +32,8 @@ class Case:
         state: see STATES.
         label: the accepted or submitted human annotation, if any; one that is held back before all others.
         draft: the latest draft of ours, if any.
-        scores: by label, how much a human label would help; larger = label first.
+        scores: by label, how much a human label would help; larger = label first; none of a series with a label.
+        estimates: by label, how good the draft in force probably is; empty where its model has no estimates.
         lease: who works on it now, if anybody.
         place: its entry in the queue of the default strategy, if it is in there.
     """
@@ -42,6 +43,7 @@ class Case:
     label: AnnotationRow | None
     draft: AnnotationRow | None
     scores: Mapping[str, float]
+    estimates: Mapping[str, EstimatedDice]
     lease: LeaseRow | None
     place: QueueEntry | None
 
@@ -71,11 +73,37 @@ class Overview:
     held: Sequence[AnnotationRow]
 
 
-def cases(services: Services, task: Task) -> tuple[Case, ...]:
-    """Every series of the archive that the task takes: queued ones first in their order, then the others by arrival."""
-    rows = [row for row in services.ledger.series.list() if row.status != "gone" and _is_suitable(row, task)]
-    made = _assemble(services, task, rows)
-    return tuple(sorted(made, key=lambda case: (case.place is None, case.place.rank if case.place else 0)))
+@dataclass(frozen=True, slots=True)
+class Page:
+    """The beginning of a list.
+
+    Attributes:
+        cases: those that are shown.
+        total: how many the list has.
+        counts: number of all series of the task by state.
+    """
+
+    cases: Sequence[Case]
+    total: int
+    counts: Mapping[CaseState, int]
+
+
+def page(services: Services, task: Task, state: str = "", limit: int | None = None) -> Page:
+    """The series that the task takes: queued ones first in their order, then the others by arrival.
+
+    Args:
+        services: the rooms.
+        task: which task.
+        state: only series in that state; "" = any.
+        limit: how many are shown; None = all.
+    """
+    known = services.ledger.cases.counts(task.name)
+    kinds = {kind: task.why_not(*kind) is None for kind in known}
+    counts = {each: sum(known[kind].get(each, 0) for kind in known if kinds[kind]) for each in STATES}
+    total = sum(count for each, count in counts.items() if state in ("", each))
+    uids = services.ledger.cases.page(task.name, services.settings.query.strategy, kinds, state, limit)
+    rows = [row for row in services.ledger.series.some(uids) if _is_suitable(row, task)]
+    return Page(_assemble(services, task, rows), total, counts)
 
 
 def case(services: Services, task: Task, series_uid: str) -> Case:
@@ -97,27 +125,26 @@ def case_of_study(services: Services, task: Task, study_uid: str) -> Case:
     Raises:
         NotFound: the study has no series that the task takes.
     """
-    rows = [row for row in services.ledger.series.list() if row.study_uid == study_uid and _is_suitable(row, task)]
+    rows = [row for row in services.ledger.series.of_study(study_uid) if _is_suitable(row, task)]
     if not rows:
         raise NotFound(f"study {study_uid} has no series for task {task.name}")
     return _assemble(services, task, rows[:1])[0]
 
 
-def overview(services: Services, task: Task, of: Iterable[Case]) -> Overview:
+def overview(services: Services, task: Task, counts: Mapping[CaseState, int]) -> Overview:
     """The state of the loop.
 
     Args:
         services: the rooms.
         task: which task.
-        of: its cases.
+        counts: number of its series by state.
     """
     ledger = services.ledger
-    states = [case.state for case in of]
     job_counts = ledger.jobs.counts()
     training = ledger.jobs.list(kind=RETRAIN, task=task.name, limit=1)
     rejected = ledger.annotations.list(status="rejected", limit=RECENT)
     return Overview(
-        counts={state: states.count(state) for state in STATES},
+        counts=counts,
         training=training[0] if training else None,
         open_jobs=job_counts.get("queued", 0) + job_counts.get("running", 0),
         waiting_uploads=ledger.outbox.open_count(),
@@ -133,33 +160,30 @@ def _is_suitable(row: SeriesRow, task: Task) -> bool:
 
 
 def _assemble(services: Services, task: Task, rows: Sequence[SeriesRow]) -> list[Case]:
-    ledger = services.ledger
-    only = rows[0].series_uid if len(rows) == 1 else None
-    annotations = ledger.annotations.list(task=task.name, series_uid=only, limit=MAX_ROWS)
+    ledger, uids = services.ledger, [row.series_uid for row in rows]
+    annotations = ledger.cases.annotations(task.name, uids)
     labels = _newest(row for row in annotations if row.status in ("accepted", "submitted"))
     labels |= _newest(row for row in annotations if row.is_held)
     drafts = _newest(row for row in annotations if row.origin == "model" and row.status in ("draft", "superseded"))
+    drafts |= _newest(row for row in annotations if row.origin == "model" and row.status == "draft")
+    estimates = ledger.estimates.of([row.id for row in drafts.values() if row.status == "draft"])
     leases = {lease.series_uid: lease for lease in ledger.queue.leases(task.name)}
-    head = ledger.queue.head(task.name, services.settings.query.strategy, MAX_ROWS)
-    places = {entry.series_uid: entry for entry in head}
-    found = ledger.queue.candidates(task.name, ledger.models.serving(task.name))
-    candidates: Mapping[str, Candidate] = {c.series_uid: c for c in found}
+    wanted = [row.series_uid for row in rows if row.status == "ready" and row.series_uid not in labels]
+    places = ledger.cases.places(task.name, services.settings.query.strategy, wanted)
+    scores = ledger.cases.entropies(task.name, ledger.models.serving(task.name), wanted)
     return [
         Case(
             series=row,
-            state=_state(row, labels.get(row.series_uid), drafts.get(row.series_uid)),
+            state=_state(row, labels.get(row.series_uid), draft := drafts.get(row.series_uid)),
             label=labels.get(row.series_uid),
-            draft=drafts.get(row.series_uid),
-            scores=_entropies(candidates.get(row.series_uid)),
+            draft=draft,
+            scores=scores.get(row.series_uid, {}),
+            estimates=estimates.get(draft.id, {}) if draft else {},
             lease=leases.get(row.series_uid),
-            place=places.get(row.series_uid) if row.series_uid in candidates else None,
+            place=places.get(row.series_uid),
         )
         for row in rows
     ]
-
-
-def _entropies(candidate: Candidate | None) -> dict[str, float]:
-    return {} if candidate is None else {label: score.entropy for label, score in candidate.scores.items()}
 
 
 def _newest(rows: Iterable[AnnotationRow]) -> dict[str, AnnotationRow]:

@@ -80,8 +80,7 @@ def _task_of(services: Services, name: str, study: str, series: str) -> Task:
     """The named task; without a name the first one that takes the series, or a series of the study."""
     if name:
         return services.task(name)
-    rows = services.ledger.series.list()
-    here = [row for row in rows if (row.series_uid == series if series else row.study_uid == study)]
+    here = services.ledger.series.some([series]) if series else services.ledger.series.of_study(study)
     fitting = (
         task
         for task in services.tasks.values()
