@@ -79,6 +79,7 @@ def test_versions_are_listed_promoted_and_rolled_back(environ: dict[str, str], t
     for version in ("1", "2"):
         promoted = runner.invoke(app, ["models", "promote", version, "--reason", "try it"], env=environ)
         assert promoted.stdout == f"version {version} serves task phantom_ct\n", promoted.exception
+        assert "transunet-label models calibrate --task phantom_ct" in promoted.stderr  # it has no estimated Dice
     assert runner.invoke(app, ["models", "rollback"], env=environ).stdout == "version 1 serves task phantom_ct again\n"
     rows = json.loads(runner.invoke(app, ["models", "list", "--json"], env=environ).stdout)
     assert [(row["version"], row["champion"], row["metrics"]["mean_dice"]) for row in rows] == [
@@ -89,6 +90,8 @@ def test_versions_are_listed_promoted_and_rolled_back(environ: dict[str, str], t
     assert rows[1]["verdict"] == "rollback"
     assert "champion" in runner.invoke(app, ["models", "list"], env=environ).stdout
     assert type(runner.invoke(app, ["models", "rollback"], env=environ).exception).__name__ == "Conflict"
+    refused = runner.invoke(app, ["models", "calibrate"], env=environ).exception
+    assert "at least one calibration case with a predicted label, got none in 0 cases" in str(refused)
 
 
 @pytest.mark.slow

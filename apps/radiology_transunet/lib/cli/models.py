@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="List model versions, choose the one that serves.", no_args_is_help=True)
 
 TASK = typer.Option("", "--task", help="Name of the task; empty = the default one.")
+VERSION = typer.Argument(None, help="Of the model; empty = the one that serves.")
 REASON = typer.Option("", "--reason", help="Why, for the record.")
 
 
@@ -58,6 +59,7 @@ def promote(version: int, task: str = TASK, reason: str = REASON) -> None:
     promotion.promote(services, chosen, version, _by_hand(reason))
     _redraft(services, chosen)
     typer.echo(f"version {version} serves task {chosen.name}")
+    _hint(services, chosen, version)
 
 
 @app.command()
@@ -74,10 +76,45 @@ def rollback(task: str = TASK, reason: str = REASON) -> None:
     model = promotion.rollback(services, chosen, _by_hand(reason))
     _redraft(services, chosen)
     typer.echo(f"version {model.version} serves task {chosen.name} again")
+    _hint(services, chosen, model.version)
+
+
+@app.command()
+def calibrate(version: int | None = VERSION, task: str = TASK) -> None:
+    """Learn from the calibration patients how good a version's masks are, and tell it of the drafts that it made.
+
+    A training does so by itself before its model serves; this is for versions that are promoted by hand, and for when
+    more calibration patients are labelled. It takes three predictions a case.
+
+    Example: transunet-label models calibrate --task phantom_ct
+    """
+    from lib.cli.context import current_services
+    from lib.workflows.calibrate import calibrate as fit
+
+    services = current_services()
+    chosen = services.task(task)
+    with Console(stderr=True).status("starting") as status:
+        found = fit(services, chosen, version, lambda share, words: status.update(f"{share:.0%} {words}"))
+    typer.echo(
+        f"version {found.version} of task {chosen.name}: its estimated Dice rests on {found.patients} calibration "
+        f"patients{'' if found.patients >= found.needed else f' (intervals need {found.needed})'}; "
+        f"{found.drafts} drafts have it"
+    )
 
 
 def _by_hand(reason: str) -> str:
     return f"by hand, {getpass.getuser()}" + (f": {reason}" if reason else "")
+
+
+def _hint(services: "Services", task: "Task", version: int) -> None:
+    """Say how a version that serves comes to estimates, when it has none."""
+    from lib.workflows.estimates import has_estimates
+
+    if not has_estimates(services, task, version):
+        command = f"transunet-label models calibrate --task {task.name}"
+        typer.echo(
+            f"no estimated Dice is told of its masks yet; once there are calibration labels: {command}", err=True
+        )
 
 
 def _redraft(services: "Services", task: "Task") -> None:

@@ -42,12 +42,7 @@ Tell = Callable[[float, str], None]
 
 
 def refit_quality(
-    services: Services,
-    task: Task,
-    version: int,
-    cases: "Sequence[Case]",
-    tell: Tell = lambda *_: None,
-    again: bool = False,
+    services: Services, task: Task, version: int, cases: "Sequence[Case]", tell: Tell = lambda *_: None
 ) -> bool:
     """Fit the estimates of a version and write them beside its weights, unless they are there.
 
@@ -59,7 +54,6 @@ def refit_quality(
         version: in the registry.
         cases: of calibration patients.
         tell: called with the share done and what is going on; may raise to end it.
-        again: fit also when they are there.
 
     Returns:
         Whether estimates of this version are there.
@@ -68,24 +62,54 @@ def refit_quality(
         Stopped: by `tell`.
         DiskFull: no room.
     """
-    from lib.inference.quality import load_quality, save_quality
-    from lib.inference.quality_fit import fit_quality
-    from lib.workflows.drawn import drawn_volumes
-    from lib.workflows.models import load_served
-
     try:
-        model = services.registry.get(task.name, version)
-        origin = origin_of(model.folder, services.settings.uncertainty)
-        if not again and _is_there(model.folder, origin):
-            return True
-        predictor = load_served(services, task, model)
-        known = known_cases(predictor, cases, COPIES, STRENGTHS, tell)
-        save_quality(model.folder, fit_quality(known, task.schema.names, drawn_volumes(services, task), origin))
-        return load_quality(model.folder).origin == origin
+        if not has_estimates(services, task, version):
+            fit_estimates(services, task, version, cases, tell)
+        return True
     except Stopped:
         raise
     except (InvalidInput, ManifestMismatch, NotFound, OutOfMemory, PredictionFailed) as error:
         logger.warning("version %d of task %s has no estimates of its Dice: %s", version, task.name, error)
+        return False
+
+
+def fit_estimates(
+    services: Services, task: Task, version: int, cases: "Sequence[Case]", tell: Tell = lambda *_: None
+) -> "QualityModel":
+    """Fit the estimates of a version, write them beside its weights and return them; see `refit_quality`.
+
+    Raises:
+        InvalidInput: no case has a label that the version predicts.
+        NotFound, ManifestMismatch: no such version, or one that does not fit the task.
+        OutOfMemory: a case is too large.
+        DiskFull: no room.
+    """
+    from lib.inference.quality import save_quality
+    from lib.inference.quality_fit import fit_quality
+    from lib.workflows.drawn import drawn_volumes
+    from lib.workflows.models import load_served
+
+    model = services.registry.get(task.name, version)
+    origin = origin_of(model.folder, services.settings.uncertainty)
+    known = known_cases(load_served(services, task, model), cases, COPIES, STRENGTHS, tell)
+    quality = fit_quality(known, task.schema.names, drawn_volumes(services, task), origin)
+    save_quality(model.folder, quality)
+    return quality
+
+
+def has_estimates(services: Services, task: Task, version: int) -> bool:
+    """Whether estimates of a version are there for the samples with which it serves.
+
+    Raises:
+        NotFound, ManifestMismatch: no such version, or no manifest of it that can be read.
+    """
+    from lib.inference.quality import load_quality
+
+    folder = services.registry.get(task.name, version).folder
+    origin = origin_of(folder, services.settings.uncertainty)
+    try:
+        return load_quality(folder).origin == origin
+    except (NotFound, ManifestMismatch):
         return False
 
 
@@ -232,18 +256,9 @@ class Qualities:
             return None, ""
         if quality.origin != origin:
             logger.warning(
-                "version %d of task %s has no estimates: they were fitted for %s, it serves as %s; they are fitted "
-                "again with the next champion",
+                "version %d of task %s has no estimates: they were fitted for %s, it serves as %s; fit them again: "
+                "transunet-label models calibrate",
                 model.version, model.task, quality.origin, origin,
             )  # fmt: skip
             return None, ""
         return quality, origin
-
-
-def _is_there(folder: Path, origin: str) -> bool:
-    from lib.inference.quality import load_quality
-
-    try:
-        return load_quality(folder).origin == origin
-    except (NotFound, ManifestMismatch):
-        return False
