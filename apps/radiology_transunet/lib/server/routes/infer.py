@@ -9,15 +9,16 @@ from fastapi import APIRouter, File, Form, Response, UploadFile
 from fastapi.responses import JSONResponse
 
 from lib.core.errors import InvalidInput, NotFound
+from lib.core.estimated import EstimatedDice
 from lib.core.values import Mask, Prediction
-from lib.dicom.seg import SegOrigin
+from lib.dicom.seg import MAX_TEXT, SegOrigin
 from lib.dicom.writer import new_uid
-from lib.inference.quality import EstimatedDice
 from lib.server import replies
 from lib.server.context import Context, Ctx
 from lib.server.images import kept_upload, parameters, scratch_folder, series_uid
 from lib.server.volumefiles import WRITABLE, read_volume, write_labels
 from lib.taskfile import Task
+from lib.workflows.estimates import described
 from lib.workflows.presegment import MODEL_AUTHOR, predict_series, seg_file
 
 router = APIRouter(prefix="/infer")
@@ -112,7 +113,7 @@ def _dicom_seg(context: Context, task: Task, uid: str) -> Response:
         author=MODEL_AUTHOR,
         algorithm_name=f"TransUNet {task.name}",
         algorithm_version=str(version),
-        description=f"Prediction {task.name} v{version}",
+        description=described(f"Prediction {task.name} v{version}", made.estimates, MAX_TEXT),
     )
     content = seg_file(mask, made.source, origin, new_uid(), new_uid())
     return replies.attachment(content or b"", f"{task.name}_v{version}.dcm", "application/dicom")
