@@ -53,7 +53,8 @@ def test_a_task_file_is_not_replaced_unless_asked(folder: Path) -> None:
     assert "is there already" in str(refused)
     assert out.read_text() == "mine"
     assert plan(folder, "--out", str(out), "--force", "--dimensions", "2").exit_code == 0
-    assert load_task(out).network.kind == "transunet"
+    task = load_task(out)
+    assert (task.name, task.network.kind) == ("knee", "transunet")
 
 
 def test_a_file_of_another_kind_is_refused_before_anything_is_read(tmp_path: Path) -> None:

@@ -65,8 +65,11 @@ def test_small_cubes_of_one_millimetre_are_seen_whole_by_the_network_of_patches(
 def test_few_thick_slices_go_to_the_network_of_slices() -> None:
     plan = planned(THICK_MR)
     assert (plan.task.network.kind, plan.task.network.context_slices) == ("transunet", 1)
-    assert plan.task.preprocess.spacing_mm == 1.25  # within the slice alone
-    assert plan.task.training.crop == (192, 192)
+    assert plan.task.preprocess.spacing_mm == 2.55  # within the slice alone, 125 pixels a side
+    assert (plan.task.training.crop, plan.task.training.batch_size) == ((128, 128), 4)  # seen whole
+    assert plan.reasons["preprocess.spacing_mm"].endswith("coarser so that two CPU cores can train in minutes")
+    large = planned(THICK_MR, device_memory_gb=24.0).task
+    assert (large.preprocess.spacing_mm, large.training.crop) == (1.25, (256, 256))
     assert plan.reasons["network.kind"] == "slices are 6.2 times as thick as pixels, 35 in a typical image"
 
 

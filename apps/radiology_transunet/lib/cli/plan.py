@@ -18,7 +18,7 @@ def plan(
     images: Path = typer.Option(..., help="Folder of NIfTI images."),
     labels: Path = typer.Option(..., help="Folder of NIfTI labels with the same file names."),
     out: Path = typer.Option(None, help="Task file to write; empty = NAME.yaml here."),
-    name: str = typer.Option("", help="Of the task; empty = from the folder around the images."),
+    name: str = typer.Option("", help="Of the task; empty = of the file, else from the folder around the images."),
     names: str = typer.Option("", help="Of the labels: 'liver, spleen' for 1 and 2, or '3: liver, 7: spleen'."),
     modality: str = typer.Option("", help="CT or MR; empty = guessed from the intensities."),
     device_memory_gb: float = typer.Option(None, help="Of the graphics card that will train; empty = two CPU cores."),
@@ -37,7 +37,7 @@ def plan(
     from lib.workflows.planlabels import parse_names
     from lib.workflows.planner import PlanOptions, plan_task
 
-    chosen = name or _name_of(images)
+    chosen = name or _name_of(images.resolve().parent.name if out is None else out.stem)
     target = out or Path(f"{chosen}.yaml")
     _require_target(target, force)
     known = parse_names(names)
@@ -66,9 +66,9 @@ def _require_target(target: Path, force: bool) -> None:
         raise InvalidInput(f"{target} is there already; name another file with --out, or say --force")
 
 
-def _name_of(images: Path) -> str:
-    """A task's name from the folder that holds the folder of images."""
-    words = re.sub(r"[^a-z0-9]+", "_", images.resolve().parent.name.lower()).strip("_")
+def _name_of(text: str) -> str:
+    """A task's name like some text."""
+    words = re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
     return words[:48] or "planned"
 
 

@@ -23,9 +23,11 @@ SMALL_SHARE = 0.2
 
 CPU_STEP_VOXELS, CPU_SMALL_VOXELS = 250_000, 200_000
 """Voxels of a training step on two cores: about 0.3 s with "tiny"; up to the second, "small" stays below a second."""
-CPU_STEP_PIXELS = 150_000
-CPU_VOLUME_VOXELS, CPU_SLICE_SIDE = 2_100_000, 256
-"""Two cores see typical images no larger than this, at a coarser spacing if need be."""
+CPU_VOLUME_VOXELS, CPU_SLICE_SIDE = 2_100_000, 128
+"""Two cores see typical images no larger than this, at a coarser spacing if need be. Finer slices cost more than they
+bring in minutes: four organs of 256 x 256 pixels had a Dice of 0.94 after 47 s of one core at 2.5 mm, 0.17 at 1.25."""
+CPU_STEP_PIXELS = 4 * CPU_SLICE_SIDE**2
+"""Of slices in one step: four whole ones, about 0.2 s."""
 
 LEAST_SIDES = (8, 16, 16)
 MOST_PATCHES, MOST_SLICES = 8, 16
