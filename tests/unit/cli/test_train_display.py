@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 from rich.progress import Progress
 
-from lib.cli.train_display import FitBars, bars, clock, figures_table, fit_words
+from lib.cli.train_display import FitBars, bars, budget_note, calibration_line, clock, figures_table, fit_words
 from lib.training.config import FitConfig
 from lib.training.fit import FitProgress
 from lib.training.measure import CaseMetrics, LabelFigures
@@ -18,6 +18,15 @@ def test_a_training_says_phase_step_loss_dice_and_time_left() -> None:
     assert fit_words(NOW, FitConfig(), best=0.81) == "learning, step 300 of 600, loss 0.412, Dice 0.810, 1:23 left"
     early = FitProgress("train", 0.01, step=6, steps=600)
     assert fit_words(early, FitConfig(warmup=0.05), best=None) == "warming up, step 6 of 600"
+
+
+def test_a_training_whose_time_ended_long_before_its_steps_is_told_of() -> None:
+    config = FitConfig(steps=1500, max_minutes=1.5)
+    note = budget_note(90, config)
+    assert note is not None
+    assert note.startswith("90 of 1500 steps: 1.5 minutes allowed no more here; allow more with --max-minutes")
+    assert budget_note(750, config) is None
+    assert budget_note(90, FitConfig(steps=1500)) is None
 
 
 def test_a_dice_below_the_best_one_names_the_best_one() -> None:
@@ -62,8 +71,11 @@ def test_the_table_has_means_by_label_and_over_the_common_ones() -> None:
     ]
     console = Console(width=120, record=True, file=StringIO())
     console.print(figures_table(cases, ("liver", "cyst", "spleen"), ("liver", "spleen")))
-    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in console.export_text().splitlines()]
+    text = console.export_text()
+    assert "NSD at 1 mm" in text
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in text.splitlines()]
     found = {row[0]: row[1:] for row in rows if row}
     assert found["liver"] == ["2", "0.800", "3.00", "0.700", "20.0 %"]
     assert found["cyst"] == ["1", "0.000", "- (1 without)", "0.000", "-"]
     assert found["mean"] == ["", "0.650", "2.00", "0.800", "10.0 %"]
+    assert calibration_line(cases).startswith("calibration error 0.100 ")

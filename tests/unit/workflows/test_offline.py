@@ -1,4 +1,5 @@
 import json
+import shlex
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,7 +14,6 @@ from lib.cli.main import build_app
 from lib.core.errors import InvalidInput, ManifestMismatch
 from lib.core.geometry import Geometry
 from lib.core.labels import Code, Label
-from lib.core.metrics import LabelMetrics
 from lib.core.values import Mask, Volume
 from lib.dicom.files import decode, encode
 from lib.dicom.nifti import read_mask, write_mask, write_volume
@@ -29,7 +29,7 @@ from lib.training.config import FitConfig
 from lib.training.data import Case
 from lib.training.fit import FitProgress
 from lib.workflows import userfiles
-from lib.workflows.offline import TrainOptions, divide, evaluate_folder, predict_file, summary, train_folder
+from lib.workflows.offline import TrainOptions, divide, predict_file, train_folder
 from lib.workflows.userfiles import Pair, pairs_of
 
 GRID = Geometry.from_spacing((5, 24, 24), (3.0, 1.0, 1.0))
@@ -251,23 +251,6 @@ def test_a_series_of_another_modality_is_refused(task: Task, dicom_folder: Path,
         predict_file(dicom_folder, tmp_path / "out.nii", replace(task, modalities=("MR",)), Planted(task), "7", silent)
 
 
-def test_evaluation_of_a_perfect_model_is_perfect_and_absent_labels_have_no_value(task: Task, data: Path) -> None:
-    figures = evaluate_folder(data / "images", data / "labels", task, Planted(task), silent)
-    assert figures["mean"] == {"dice": 1.0, "hd95_mm": 0.0, "nsd": 1.0}
-    assert figures["cases"]["case3"] == {"box": {"dice": 1.0, "hd95_mm": 0.0, "nsd": 1.0}, "dot": None}
-    assert figures["labels"]["dot"] == {"dice": None, "hd95_mm": None, "nsd": None, "cases": 0, "hd95_infinite": 0}
-    json.dumps(figures, allow_nan=False)
-
-
-def test_an_infinite_distance_leaves_the_mean_and_is_counted(task: Task) -> None:
-    good, missed = LabelMetrics(0.8, 2.0, 0.9), LabelMetrics(0.0, float("inf"), 0.0)
-    figures = summary(task, {"a": {"box": good, "dot": missed}, "b": {"box": missed, "dot": None}})
-    box = figures["labels"]["box"]
-    assert box == {"dice": pytest.approx(0.4), "hd95_mm": 2.0, "nsd": 0.45, "cases": 2, "hd95_infinite": 1}
-    assert figures["mean"]["dice"] == pytest.approx(0.4)  # the rare label stays out
-    assert figures["cases"]["b"]["box"] == {"dice": 0.0, "hd95_mm": None, "nsd": 0.0}
-
-
 def task_file(folder: Path) -> Path:
     path = folder / "boxes.yaml"
     path.write_text(
@@ -287,6 +270,8 @@ def test_the_commands_work_one_after_the_other(data: Path, monkeypatch: pytest.M
     assert trained.exit_code == 0, trained.output
     model = data / "var" / "offline" / "boxes"
     assert "3 steps on 3 cases" in trained.output
+    (line,) = [line for line in trained.output.splitlines() if line.startswith("measure it with: transunet-label ")]
+    assert shlex.split(line)[4:] == ["evaluate", *folders, "--model", str(model)]
     assert read_manifest(model).seed == 2
     image, mask = str(data / "images" / "case0.nii.gz"), data / "mask.nii.gz"
     options = ["--model", str(model), "--task", task_path, "--device", "cpu", "--threads", "1"]
@@ -297,7 +282,7 @@ def test_the_commands_work_one_after_the_other(data: Path, monkeypatch: pytest.M
     assert measured.exit_code == 0, measured.output
     figures = json.loads((data / "figures.json").read_text())
     assert sorted(figures["cases"]) == ["case0", "case1", "case2", "case3"]
-    assert figures["model"]["version"] == read_manifest(model).sha256[:12]
+    assert figures["model"] == {"folders": [str(model)], "version": read_manifest(model).sha256[:12]}
 
 
 def test_a_task_without_champion_says_how_to_get_a_model(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -307,6 +292,7 @@ def test_a_task_without_champion_says_how_to_get_a_model(data: Path, monkeypatch
     result = CliRunner().invoke(build_app(), command)
     assert "no model serves task boxes" in str(result.exception)
     assert "--model" in str(result.exception)
+    assert f"transunet-label train --task {data / 'boxes.yaml'} --images DIR --labels DIR" in str(result.exception)
 
 
 @pytest.mark.parametrize("command", ["train", "predict", "evaluate"])

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from lib.core.errors import InvalidSettings
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from lib.settings import Settings
     from lib.workflows.services import Services
 
@@ -37,6 +39,11 @@ def current_services() -> "Services":
     services = open_services(current_settings())
     services.ledger.upgrade()
     return services
+
+
+def offline_folder(task: str) -> "Path":
+    """Where `train` puts the model of a task unless told otherwise."""
+    return current_settings().var / "offline" / task
 
 
 def quiet_unless_first() -> None:

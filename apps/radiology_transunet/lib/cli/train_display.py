@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 STAGES = {"prepare": "preparing", "train": "training", "validate": "measuring"}
 NOTHING = "-"
+ENOUGH_STEPS = 0.5
+"""Share of the steps below which a training that its time ended is told of."""
 
 
 def bars() -> Progress:
@@ -81,17 +83,22 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def figures_table(cases: "Sequence[CaseMetrics]", labels: Sequence[str], common: Sequence[str]) -> Table:
-    """Means over the held-out cases by label, and over the labels.
+def figures_table(
+    cases: "Sequence[CaseMetrics]", labels: Sequence[str], common: Sequence[str], what: str = "held-out cases"
+) -> Table:
+    """Means over the cases by label, and over the labels.
 
     Args:
-        cases: all metrics of each held-out case.
+        cases: all metrics of each case.
         labels: names, in order.
         common: names of the labels that count in the mean.
+        what: the cases are.
     """
+    from lib.core.metrics import DEFAULT_TOLERANCE_MM
     from lib.workflows.casefigures import means_by_label
 
-    table = Table("label", "cases", "Dice", "HD95 mm", "NSD", "volume error", title=f"{len(cases)} held-out cases")
+    columns = "label", "cases", "Dice", "HD95 mm", f"NSD at {DEFAULT_TOLERANCE_MM:g} mm", "volume error"
+    table = Table(*columns, title=f"{len(cases)} {what}")
     means = means_by_label(cases, labels)
     for name, row in means.items():
         table.add_row(name, str(row.cases), *_figures(row))
@@ -100,6 +107,28 @@ def figures_table(cases: "Sequence[CaseMetrics]", labels: Sequence[str], common:
         errors = _mean([means[name].volume_error for name in common])
         table.add_row("mean", "", _shown(overall[0]), _shown(overall[1], 2), _shown(overall[2]), _percent(errors))
     return table
+
+
+def calibration_line(cases: "Sequence[CaseMetrics]") -> str:
+    """How far the probabilities can be believed, in words."""
+    from lib.workflows.casefigures import mean_calibration_error
+
+    return f"calibration error {_shown(mean_calibration_error(cases))} (0 = a voxel said to be 90 % sure is so 9 in 10)"
+
+
+def budget_note(steps: int, config: "FitConfig") -> str | None:
+    """What to change after a training whose time ended long before its steps, or None.
+
+    Args:
+        steps: that it took.
+        config: of the training.
+    """
+    if config.max_minutes is None or steps >= ENOUGH_STEPS * config.steps:
+        return None
+    return (
+        f"{steps} of {config.steps} steps: {config.max_minutes:g} minutes allowed no more here; allow more with "
+        "--max-minutes, or let a step cost less: coarser preprocess.spacing_mm, smaller training.batch_size or patch"
+    )
 
 
 def _figures(row: "LabelMeans") -> tuple[str, str, str, str]:

@@ -1,23 +1,21 @@
-"""Train, predict and evaluate on folders of files, without archive, ledger or server."""
+"""Train on folders of files and label files, without archive, ledger or server."""
 
 import hashlib
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from lib.core import metrics
 from lib.core.errors import InvalidInput
-from lib.core.metrics import LabelMetrics
 from lib.core.values import Prediction
 from lib.registry.tracking import RunLog
 from lib.taskfile import Task
 from lib.training.config import FitConfig
 from lib.workflows.casefigures import common_mean_dice
 from lib.workflows.runrecord import Training, log_training
-from lib.workflows.userfiles import NIFTI, FileCases, Pair, pairs_of, read_case, read_image, read_series
+from lib.workflows.userfiles import NIFTI, FileCases, Pair, pairs_of, read_image, read_series
 
 if TYPE_CHECKING:
     from lib.dicom.series import SourceSeries
@@ -26,13 +24,10 @@ if TYPE_CHECKING:
     from lib.training.fit import FitProgress, FitResult
 
 DICOM = ".dcm"
-TOLERANCE_MM = 1.0
 MIN_PATIENTS_TO_HOLD_OUT = 3
-MEASURES = ("dice", "hd95_mm", "nsd")
 SOFTWARE = "radiology_transunet"
 
 Report = Callable[[float, str], None]
-Figures = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +101,7 @@ def train_folder(
         TrainingFailed: no labelled voxel, a loss that is not a number, no memory.
         DiskFull: checkpoint or model has no room; the same call goes on from there.
     """
-    from lib.inference.model import Manifest, save_model
+    from lib.inference.model import Manifest, file_sha256, save_model
     from lib.training.checkpoint import Checkpoint
     from lib.training.distributed import joined_by_torchrun
     from lib.training.fit import fit
@@ -124,7 +119,8 @@ def train_folder(
     figures = {f"dice/{name}": value for name, value in fitted.dice.items() if value is not None}
     mean = common_mean_dice(task, fitted.dice)
     figures.update({} if mean is None else {"mean_dice": mean})
-    manifest = save_model(out, Manifest.describe(task, config.seed, figures), fitted.state_dict)
+    files = tuple(sorted({file_sha256(pair.image) for pair in learn}))
+    manifest = save_model(out, Manifest.describe(task, config.seed, figures, files=files), fitted.state_dict)
     Checkpoint.clear(out)
     run = None
     if options.log is not None:
@@ -142,7 +138,7 @@ def _weights_of(folder: Path, task: Task) -> "StateDict":
     """
     from lib.inference.model import read_manifest, read_state
 
-    read_manifest(folder).require_fits(task)
+    read_manifest(folder).require_starts(task)
     return read_state(folder)
 
 
@@ -176,59 +172,6 @@ def predict_file(source: Path, target: Path, task: Task, predictor: "Predictor",
 
         write_mask(prediction.mask, target)
     return not prediction.mask.is_empty
-
-
-def evaluate_folder(images: Path, labels: Path, task: Task, predictor: "Predictor", report: Report) -> Figures:
-    """Dice, HD95 and NSD at 1 mm of each label and case, and their means, as plain values.
-
-    Returns:
-        {"task", "tolerance_mm", "cases": {name: {label: figures or None}}, "labels": {label: means}, "mean": means}.
-        A label that is empty in both masks is None; an infinite HD95 (one mask is empty) is None in JSON, leaves the
-        mean and is counted in "hd95_infinite". The overall mean leaves out the task's rare labels.
-    """
-    pairs = pairs_of(images, labels)
-    by_case: dict[str, dict[str, LabelMetrics | None]] = {}
-    for done, pair in enumerate(pairs):
-        report(done / len(pairs), pair.name)
-        case = read_case(pair, task)
-        by_case[pair.name] = metrics.evaluate(case.mask, predictor.predict(case.volume).mask, TOLERANCE_MM)
-    report(1.0, "done")
-    return summary(task, by_case)
-
-
-def summary(task: Task, by_case: Mapping[str, Mapping[str, LabelMetrics | None]]) -> Figures:
-    """What `evaluate_folder` returns, of metrics by case and label."""
-    by_label = {
-        name: _means([found[name] for found in by_case.values() if found[name] is not None])
-        for name in task.schema.names
-    }
-    common = [by_label[name] for name in task.common_labels]
-    overall = {what: _mean([means[what] for means in common if means[what] is not None]) for what in MEASURES}
-    return {
-        "task": task.name,
-        "tolerance_mm": TOLERANCE_MM,
-        "cases": {name: {label: _plain(values) for label, values in found.items()} for name, found in by_case.items()},
-        "labels": by_label,
-        "mean": overall,
-    }
-
-
-def _means(found: Sequence[LabelMetrics | None]) -> Figures:
-    """Means of one label over the cases that have a value."""
-    plain = [_plain(values) for values in found if values is not None]
-    means: Figures = {what: _mean([p[what] for p in plain if p and p[what] is not None]) for what in MEASURES}
-    return {**means, "cases": len(plain), "hd95_infinite": sum(1 for p in plain if p and p["hd95_mm"] is None)}
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return sum(values) / len(values) if values else None
-
-
-def _plain(values: LabelMetrics | None) -> Figures | None:
-    """Figures that JSON can hold: an infinite distance becomes None."""
-    if values is None:
-        return None
-    return {name: value if math.isfinite(value) else None for name, value in asdict(values).items()}
 
 
 def _require_target(source: Path, target: Path) -> bool:
