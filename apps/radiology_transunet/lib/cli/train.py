@@ -32,7 +32,7 @@ def train(
 
     Example: transunet-label train --images data/images --labels data/labels --task hippocampus_mr --max-minutes 3
     """
-    from lib.cli.context import current_settings, end_at_once, quiet_unless_first
+    from lib.cli.context import end_at_once, offline_folder, quiet_unless_first
     from lib.taskfile import load_task
     from lib.workflows.userfiles import pairs_of
 
@@ -40,26 +40,39 @@ def train(
 
     chosen = load_task(task)
     pairs = pairs_of(images, labels)
-    folder = out or current_settings().var / "offline" / chosen.name
+    folder = out or offline_folder(chosen.name)
     typer.echo(f"training {chosen.name} on {len(pairs)} pairs in {images} and {labels}; the model goes to {folder}")
 
-    from lib.cli.train_display import FitBars, bars
+    from lib.cli.train_display import FitBars, bars, budget_note
     from lib.demo.folder import known_rule, patient_rule
     from lib.inference.devices import set_threads
+    from lib.workflows.leftout import with_spacing
     from lib.workflows.offline import TrainOptions, train_folder
+    from lib.workflows.userfiles import FileCases
 
     set_threads(threads or _cores())
     patient_of = patient_rule(patients or known_rule([pair.name for pair in pairs]))
     options = TrainOptions(max_minutes, seed, device, holdout, patient_of, start, _run_log() if log else None)
+    shown = with_spacing(chosen, FileCases(pairs, chosen, patient_of), device)
+    if shown != chosen:
+        spacing_mm = shown.preprocess.spacing_mm
+        typer.echo(f"{task} names no preprocess.spacing_mm: it is {spacing_mm} mm, so that CPUs learn in minutes")
     with bars() as progress:
         show = FitBars(progress, options.applied_to(chosen.training))
-        trained = train_folder(images, labels, chosen, folder, options, show)
+        trained = train_folder(images, labels, shown, folder, options, show)
     if trained is None:  # another process of this training tells
         return end_at_once()
     _tell(trained, chosen)
-    given = ["INPUT", "OUTPUT", "--task", task, "--model", str(folder)]
-    typer.echo(f"label images with: {shlex.join(['transunet-label', 'predict', *given])}")
+    if note := budget_note(trained.fit.steps, options.applied_to(chosen.training)):
+        typer.echo(note)
+    _tell_next(["--images", str(images), "--labels", str(labels)], ["--task", task, "--model", str(folder)])
     end_at_once()
+
+
+def _tell_next(folders: list[str], model: list[str]) -> None:
+    """The commands that use the model, ready to run."""
+    typer.echo(f"label images with: {shlex.join(['transunet-label', 'predict', 'INPUT', 'OUTPUT', *model])}")
+    typer.echo(f"measure it with: {shlex.join(['transunet-label', 'evaluate', *folders, *model])}")
 
 
 def _run_log() -> "RunLog":
@@ -75,11 +88,12 @@ def _tell(trained: "Trained", task: "Task") -> None:
     """What came out, by label."""
     from rich.console import Console
 
-    from lib.cli.train_display import figures_table
+    from lib.cli.train_display import calibration_line, figures_table
 
     typer.echo(f"{trained.fit.steps} steps on {trained.cases} cases in {trained.fit.seconds:.0f} s")
     if trained.fit.cases:
         Console().print(figures_table(trained.fit.cases, task.schema.names, task.common_labels))
+        typer.echo(calibration_line(trained.fit.cases))
     mean = trained.manifest.metrics.get("mean_dice")
     measured = "nobody was held out" if mean is None else f"mean Dice {mean:.3f} on {trained.held_out} held-out cases"
     typer.echo(measured + ("" if trained.run is None else f"; run {trained.run} in the registry"))

@@ -22,7 +22,8 @@ class PreprocessConfig:
 
     Attributes:
         spacing_mm: pixel spacing within the slices that the network sees, the slices staying as they are; or
-            (slices, rows, columns) to resample all three; or None to keep each volume's own grid.
+            (slices, rows, columns) to resample all three; or None to keep each volume's own grid, or that of the model
+            (`train` chooses a coarser one where CPUs train on large slices).
         window_hu: (lowest, highest) intensity, scaled to [-1, 1]; for CT. None = percentiles.
         clip_percentiles: (lowest, highest) percentile of the volume at which intensities are clipped before the
             z-score; used when there is no window; for MR.

@@ -49,12 +49,12 @@ class TaskParts(Protocol):
         ...
 
 
-def parts_of(task: TaskParts, network: NetworkConfig) -> Values:
-    """What must agree between a model and a task with that network."""
+def parts_of(task: TaskParts, network: NetworkConfig, preprocess: PreprocessConfig) -> Values:
+    """What must agree between a model and a task with that network and preprocessing."""
     return {
         "task": task.name,
         "labels": tuple((label.name, label.id) for label in task.schema),
-        "preprocess": asdict(task.preprocess),
+        "preprocess": asdict(preprocess),
         "network": network_values(network),
     }
 
@@ -86,6 +86,19 @@ def trained_network(trained: Mapping[str, Any], task: TaskParts) -> NetworkConfi
         return network
     plain = replace(network, strides=())
     return plain if with_strides(plain, task.preprocess.spacing_mm) == network else network
+
+
+def trained_preprocess(trained: Mapping[str, Any], task: TaskParts) -> PreprocessConfig:
+    """The task's preprocessing, at the spacing that a model was trained at where the task leaves it open.
+
+    Args:
+        trained: the preprocess block of its manifest.
+        task: what it is asked to do.
+    """
+    spacing_mm = trained.get("spacing_mm")
+    if task.preprocess.spacing_mm is not None or spacing_mm is None:
+        return task.preprocess
+    return replace(task.preprocess, spacing_mm=tuple(spacing_mm) if isinstance(spacing_mm, list) else spacing_mm)
 
 
 def completed(network: Values) -> Values:

@@ -24,7 +24,15 @@ from lib.core.labels import LabelSchema
 from lib.inference.config import PreprocessConfig
 from lib.inference.devices import choose_device
 from lib.inference.ensemble import Ensemble
-from lib.inference.match import TaskParts, Values, completed, parts_of, require_equal, trained_network
+from lib.inference.match import (
+    TaskParts,
+    Values,
+    completed,
+    parts_of,
+    require_equal,
+    trained_network,
+    trained_preprocess,
+)
 from lib.inference.predictor import Predictor
 from lib.inference.preprocess import Preprocess
 from lib.networks.build import build
@@ -80,7 +88,7 @@ class Manifest:
     ) -> "Manifest":
         """The manifest of a model for this task, trained here and now."""
         return cls(
-            **parts_of(task, task.network),
+            **parts_of(task, task.network, task.preprocess),
             seed=seed,
             annotations=annotations,
             metrics=dict(metrics or {}),
@@ -115,17 +123,17 @@ class Manifest:
     def require_fits(self, task: TaskParts) -> None:
         """Raise ManifestMismatch with the first field that differs and both values, unless the model fits the task.
 
-        A model from before strides followed the spacing fits the task whose patch it has; see `trained_network`.
+        What the task leaves open is as the model was trained; see `trained_network` and `trained_preprocess`.
         """
-        self._require(task, trained_network(self.network, task))
+        self._require(task, trained_network(self.network, task), trained_preprocess(self.preprocess, task))
 
     def require_starts(self, task: TaskParts) -> None:
         """Raise ManifestMismatch unless a training of the task can go on from these weights: its very network."""
-        self._require(task, task.network)
+        self._require(task, task.network, task.preprocess)
 
-    def _require(self, task: TaskParts, network: NetworkConfig) -> None:
+    def _require(self, task: TaskParts, network: NetworkConfig, preprocess: PreprocessConfig) -> None:
         mine = self.to_dict()
-        for key, wanted in json.loads(json.dumps(parts_of(task, network))).items():
+        for key, wanted in json.loads(json.dumps(parts_of(task, network, preprocess))).items():
             require_equal(key, wanted, mine[key], task.name)
 
 
@@ -205,8 +213,24 @@ def load_ensemble(folders: Sequence[Path], task: TaskParts, device: str, batch_s
     """
     networks = [load_network(folder, task) for folder in folders]
     network = networks[0] if len(networks) == 1 else Ensemble(networks)
-    preprocess = build_preprocess(task.preprocess, task.network)
+    preprocess = preprocess_of(folders, task)
     return Predictor(network, preprocess, task.schema, choose_device(device), batch_size, task.predict)
+
+
+def preprocess_of(folders: Sequence[Path], task: TaskParts) -> Preprocess:
+    """The preprocessing of models of a task.
+
+    Raises:
+        ManifestMismatch: models that were trained at different spacings, where the task leaves the spacing open.
+    """
+    found = [trained_preprocess(read_manifest(folder).preprocess, task) for folder in folders]
+    for folder, config in zip(folders, found, strict=True):
+        if config != found[0]:
+            raise ManifestMismatch(
+                f"models that answer as one must have one preprocess.spacing_mm, {folders[0]} has "
+                f"{found[0].spacing_mm}, {folder} has {config.spacing_mm}"
+            )
+    return build_preprocess(found[0], task.network)
 
 
 def load_network(folder: Path, task: TaskParts) -> Network:

@@ -8,7 +8,7 @@ from lib.core.errors import ManifestMismatch, NotFound
 from lib.inference.config import UncertaintyConfig
 from lib.inference.devices import choose_device
 from lib.inference.match import TaskParts
-from lib.inference.model import build_preprocess, load_network
+from lib.inference.model import load_network, preprocess_of
 from lib.inference.predictor import Predictor
 from lib.networks.network import Network
 
@@ -39,19 +39,20 @@ def load_sampled(
         NotFound, ManifestMismatch: as `load_ensemble`, of the model whose labels count.
     """
     network = load_network(folder, task)
-    further = _loadable(others, task, uncertainty.samples - 1)
-    preprocess = build_preprocess(task.preprocess, task.network)
+    further = _loadable(others, folder, task, uncertainty.samples - 1)
+    preprocess = preprocess_of([folder], task)
     where = choose_device(device)
     return Predictor(network, preprocess, task.schema, where, batch_size, task.predict, uncertainty, further)
 
 
-def _loadable(folders: Sequence[Path], task: TaskParts, most: int) -> list[Network]:
+def _loadable(folders: Sequence[Path], beside: Path, task: TaskParts, most: int) -> list[Network]:
     """The first networks that can be had: what only comments on a model must not keep it from serving."""
     found: list[Network] = []
     for folder in folders:
         if len(found) == most:
             break
         try:
+            preprocess_of([beside, folder], task)
             found.append(load_network(folder, task))
         except (NotFound, ManifestMismatch) as error:
             logger.warning("the model in %s is not compared with: %s", folder, error)
