@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lib.inference import devices
-from lib.inference.devices import cpu_abilities, cpu_computes_bf16, has_bf16, onednn_takes_bf16
+from lib.inference.devices import cpu_abilities, cpu_computes_bf16, has_bf16, limit_memory, onednn_takes_bf16
 
 
 @pytest.mark.parametrize(
@@ -52,3 +52,16 @@ def test_a_torch_without_the_operator_has_no_bf16(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(torch.ops, "mkldnn", Empty())
     assert onednn_takes_bf16() is False
+
+
+def test_a_process_is_held_to_its_share_of_the_device_that_it_uses() -> None:
+    told: list[tuple[float, torch.device]] = []
+    limit_memory(torch.device("cuda", 1), 0.6, lambda share, device: told.append((share, device)))
+    assert told == [(0.6, torch.device("cuda", 1))]
+
+
+@pytest.mark.parametrize(("device", "share"), [("cpu", 0.6), ("cpu", 1.0), ("cuda:0", 1.0)])
+def test_on_a_cpu_and_with_all_of_a_card_nothing_is_limited(device: str, share: float) -> None:
+    told: list[float] = []
+    limit_memory(torch.device(device), share, lambda share, device: told.append(share))
+    assert told == []

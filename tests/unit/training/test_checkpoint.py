@@ -103,6 +103,22 @@ def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before_and_is_on_rec
     assert (resumed.losses, resumed.dice) == (whole.losses, whole.dice)
 
 
+@pytest.mark.parametrize(("fault", "left"), [("cut", [2]), ("missing", [2]), ("none", [4, 2]), ("both", [])])
+def test_of_a_folder_that_is_sent_away_the_last_readable_checkpoint_is_the_last_one(
+    fault: str, left: list[int], tmp_path: Path, killed_after: Callable[[Path, int], None]
+) -> None:
+    killed_after(tmp_path, 5)
+    if fault == "missing":
+        (tmp_path / CHECKPOINT).unlink()
+    for name in {"cut": [CHECKPOINT], "both": [CHECKPOINT, BEFORE]}.get(fault, []):
+        damage(tmp_path / name, "cut")
+    told: list[str] = []
+    Checkpoint.drop_damaged(tmp_path, told.append)
+    there = [tmp_path / name for name in (CHECKPOINT, BEFORE) if (tmp_path / name).exists()]
+    assert [torch.load(path, weights_only=True)["step"] for path in there] == left
+    assert len(told) == {"cut": 1, "both": 2}.get(fault, 0)
+
+
 def test_with_both_checkpoints_damaged_training_starts_over_and_says_so_of_each(
     make_case: MakeCase, tmp_path: Path, killed_after: Callable[[Path, int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

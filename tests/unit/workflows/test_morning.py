@@ -12,6 +12,7 @@ import pytest
 from lib.core.values import Mask
 from lib.ledger.rows import AnnotationRow
 from lib.training.data import Case, Coverage
+from lib.training.usage import Usage
 from lib.workflows import morning
 from lib.workflows.casecache import CaseCache, LazyCases
 from lib.workflows.casechanges import changes, compare, sample
@@ -159,7 +160,8 @@ def silent(share: float, message: str) -> None:
 
 
 def test_a_night_is_written_with_its_figures(services: Services, night: Night) -> None:
-    fitted: Any = SimpleNamespace(losses=(1.0, 0.5), curve=((2, 0.75),), seconds=150.0)
+    usage = Usage("H100", "bf16", 2, 4, peak_mib=5325.0, card_mib=20480.0)
+    fitted: Any = SimpleNamespace(losses=(1.0, 0.5), curve=((2, 0.75),), seconds=150.0, usage=usage)
     keep_curves(night.folder, fitted)
     path = morning_report(services, night, silent)
     assert path is not None
@@ -170,8 +172,14 @@ def test_a_night_is_written_with_its_figures(services: Services, night: Night) -
     assert values["learned"]["label"] == {"ball": 2, "cube": 1}
     assert values["learned"]["annotator"] == {"Ann": 2}
     assert values["curves"] == {"loss": [[1, 1.0], [2, 0.5]], "validation Dice": [[2, 0.75]]}
-    assert values["costs"]["training"] == "2 min"
-    assert values["costs"]["peak memory"].endswith("GiB")
+    assert values["costs"].pop("this attempt").endswith(" s")
+    assert values["costs"] == {
+        "training": "2 min",
+        "peak memory": "5.2 GiB in each of 2 processes",
+        "peak memory of the card": "20.0 GiB in each of 2 processes",
+        "device": "H100, bf16",
+        "threads": "4 in each of 2 processes",
+    }
     assert [failure["name"] for failure in values["failures"]] == [str(night.planned[2])]
     assert values["in_the_field"] == (
         "no corrected draft of the random lane yet, 0 cases of others; no reference yet: 0 of 20 cases of all versions"

@@ -5,8 +5,9 @@ from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
+import torch
 
-from lib.core.errors import LedgerUnavailable
+from lib.core.errors import ClusterUnavailable, LedgerUnavailable
 from lib.ledger.rows import JobRow
 from lib.workflows import retrain_job
 from lib.workflows.heartbeat import Heartbeat
@@ -47,6 +48,34 @@ def test_a_job_without_labels_fails_for_good_with_what_is_missing(services: Serv
     row = work_on(services, job)
     assert row.state == "failed"
     assert "needs at least 2 accepted human labels" in row.error
+
+
+def test_a_job_that_meets_an_absent_cluster_waits_for_it_and_no_attempt_is_counted(
+    services: Services, job: JobRow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def absent(*_: object) -> None:
+        raise ClusterUnavailable("a Ray cluster must answer at head:6379")
+
+    monkeypatch.setattr(retrain_job, "run_retrain", absent)
+    row = work_on(services, job)
+    assert (row.state, row.attempts, row.error) == ("queued", 0, "a Ray cluster must answer at head:6379")
+    assert services.ledger.jobs.take(("retrain",), "worker", 60) is None  # it rests
+
+
+def test_a_training_is_held_to_its_share_of_the_device_before_it_begins(
+    services: Services, job: JobRow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[object] = []
+
+    def run(*_: object) -> None:
+        events.append("training")
+        raise ClusterUnavailable("enough")
+
+    monkeypatch.setattr("lib.inference.devices.limit_memory", lambda *what: events.append(what))
+    monkeypatch.setattr("lib.inference.devices.choose_device", lambda name: torch.device("cuda", 1))
+    monkeypatch.setattr(retrain_job, "run_retrain", run)
+    work_on(services, job)
+    assert events == [(torch.device("cuda", 1), 0.6), "training"]
 
 
 def test_a_job_that_meets_an_absent_archive_waits_for_another_attempt(

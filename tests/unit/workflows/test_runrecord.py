@@ -22,6 +22,7 @@ from lib.training.config import FitConfig
 from lib.training.data import Case
 from lib.training.fit import FitResult
 from lib.training.measure import CaseMetrics, LabelFigures
+from lib.training.usage import Usage
 from lib.workflows.casefigures import LabelMeans, means_by_label
 from lib.workflows.heartbeat import Stopped
 from lib.workflows.runrecord import Training, case_row, commit, describe, figures, log_training
@@ -157,6 +158,21 @@ def test_the_environment_names_packages_hardware_and_threads(training: Training,
     assert found["device"] == "cpu"
     assert found["cores"] >= 1
     assert found["memory_gib"] > 0
+
+
+def test_the_environment_is_that_of_the_training_where_it_was_elsewhere(
+    training: Training, predictor: Predictor
+) -> None:
+    usage = Usage("H100", "bf16", 2, 4, peak_mib=5325.0, card_mib=20480.0)
+    found = describe(replace(training, fitted=replace(training.fitted, usage=usage)), predictor).environment
+    assert {name: found[name] for name in ("device", "precision", "processes", "threads", "peak_mib", "card_mib")} == {
+        "device": "H100",
+        "precision": "bf16",
+        "processes": 2,
+        "threads": 4,
+        "peak_mib": 5325.0,
+        "card_mib": 20480.0,
+    }
 
 
 def test_a_folder_outside_of_any_repository_has_no_commit(tmp_path: Any) -> None:

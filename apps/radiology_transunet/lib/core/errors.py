@@ -24,6 +24,7 @@ LabelError
 ├── OutOfMemory             a network and its pictures do not fit into the device's memory
 ├── DiskFull                a file has no room on its disk
 └── ProcessLost             a process or machine that took part in a computation is gone
+    └── ClusterUnavailable  the Ray cluster does not answer, or has no room at present
 """
 
 
@@ -121,3 +122,7 @@ class DiskFull(LabelError):
 
 class ProcessLost(LabelError):
     """A process or a machine that took part in a computation is gone; another attempt goes on from what was kept."""
+
+
+class ClusterUnavailable(ProcessLost):
+    """The cluster that is to compute does not answer, or has no room; nothing was begun."""

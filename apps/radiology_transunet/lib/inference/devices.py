@@ -5,7 +5,7 @@ import platform
 import resource
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 
@@ -19,6 +19,8 @@ NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "ALL
 KIB = 2**10
 CPU_BF16 = ("avx512_bf16", "amx_bf16", "avx10_2", "bf16", "sve_bf16")
 """Names in torch's list of what a CPU has, of x86 and Arm, each of which multiplies in bf16."""
+
+Limit = Callable[[float, torch.device], object]
 
 _locks: dict[str, threading.Lock] = {}
 _registering = threading.Lock()
@@ -102,6 +104,18 @@ def peak_memory() -> int:
     """Most bytes of the machine's memory that this process held."""
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most * KIB
+
+
+def limit_memory(device: torch.device, share: float, limit: Limit = torch.cuda.set_per_process_memory_fraction) -> None:
+    """Let this process allocate no more than a share of a CUDA device's memory; on a CPU nothing happens.
+
+    Args:
+        device: which one.
+        share: of its memory, in (0, 1]; 1 = all.
+        limit: what tells the allocator.
+    """
+    if device.type == "cuda" and share < 1:
+        limit(share, device)
 
 
 def device_lock(device: torch.device) -> threading.Lock:

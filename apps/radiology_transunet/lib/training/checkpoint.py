@@ -94,19 +94,37 @@ class Checkpoint:
             tell: hears of each one that cannot be read.
         """
         for path in (folder / CHECKPOINT, folder / BEFORE):
-            if not path.exists():
-                continue
-            try:
-                found = cls(**_read(path))
-            except UNREADABLE as error:
-                is_last = path.name == CHECKPOINT and (folder / BEFORE).exists()
-                then = "the one before it is used" if is_last else "training starts over"
-                tell(f"{path} is damaged, {then}: {str(error).partition(NEW_LINE)[0]}")
-                path.unlink(missing_ok=True)  # it must not take the place of a sound one
-                continue
-            if found.key == key:
+            found = cls._sound(path, tell)
+            if found is not None and found.key == key:
                 return found
-            log.info("%s belongs to other cases or options and is not used", path)
+            if found is not None:
+                log.info("%s belongs to other cases or options and is not used", path)
+        return None
+
+    @classmethod
+    def drop_damaged(cls, folder: Path, tell: Tell = log.warning) -> None:
+        """Let the folder's last readable checkpoint be its last one, whatever it belongs to.
+
+        Args:
+            folder: where `save` put it.
+            tell: hears of each one that cannot be read.
+        """
+        last, before = folder / CHECKPOINT, folder / BEFORE
+        if cls._sound(last, tell) is None and cls._sound(before, tell) is not None:
+            os.replace(before, last)
+
+    @classmethod
+    def _sound(cls, path: Path, tell: Tell) -> "Checkpoint | None":
+        """What a file holds, or None where there is none; a damaged one goes."""
+        if not path.exists():
+            return None
+        try:
+            return cls(**_read(path))
+        except UNREADABLE as error:
+            is_last = path.name == CHECKPOINT and path.with_name(BEFORE).exists()
+            then = "the one before it is used" if is_last else "training starts over"
+            tell(f"{path} is damaged, {then}: {str(error).partition(NEW_LINE)[0]}")
+            path.unlink(missing_ok=True)  # it must not take the place of a sound one
         return None
 
 

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -42,6 +43,10 @@ PATIENCE = timedelta(hours=2)
 
 MEETING = timedelta(minutes=5)
 """How long processes of several machines look for the leader."""
+
+IMPORTED_BEFORE = "torch._dynamo"
+"""Imported by the first optimiser. Functions of modules that it imports have the group of that moment as a default
+argument, which would keep its connections open for ever: nobody would hear that a process has left."""
 
 END = "end"
 """Under this name a process leaves the reason of its end."""
@@ -202,6 +207,7 @@ class Group:
         Raises:
             ProcessLost: the others do not come.
         """
+        import_module(IMPORTED_BEFORE)
         self._meetings += 1
         self._within = False
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"

@@ -62,7 +62,8 @@ def memory_explained(
             f"no memory for pictures of {' x '.join(map(str, window))} voxels, {tried}, in the network {network.kind} "
             f"of size {network.size} ({first_line(error)}); lower training.batch_size and raise training.accumulate "
             f"instead, lower network.patch (of a network of patches) or training.crop (of one of slices), choose a "
-            f"smaller network.size, or end what else uses the device"
+            f"smaller network.size, end what else uses the device, or raise retrain.gpu_share where that holds a "
+            f"retraining to a share of it"
         ) from error
 
 
@@ -74,7 +75,7 @@ def _tried(config: FitConfig, processes: int) -> str:
 
 
 def own_at_once(config: FitConfig, processes: int) -> int:
-    """Pictures that one process sends through its network at a time: a batch, or its share of the step if that is less."""
+    """Pictures that one process sends through its network at a time: a batch, or its smaller share of the step."""
     return min(config.batch_size, config.batch_size * config.accumulate // processes)
 
 

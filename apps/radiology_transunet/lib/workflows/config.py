@@ -106,6 +106,8 @@ class RetrainConfig:
         max_days: days since the last training after which one new annotation is enough; 0 = never.
         seed: of the training, raised by the number of versions that exist.
         threads: CPU threads of the training process; 0 = half of the cores, at least one.
+        gpu_share: of a CUDA device's memory, above 0 and at most 1, that a training may take there; processes that share
+            the device share it. The rest is for drafts and what else runs there.
         report_cases: calibration cases, drawn at random, on which the morning report compares both models; 0 = all.
     """
 
@@ -117,6 +119,7 @@ class RetrainConfig:
     max_days: float
     seed: int
     threads: int
+    gpu_share: float
     report_cases: int
 
     def __post_init__(self) -> None:
@@ -129,6 +132,7 @@ class RetrainConfig:
         if self.at and not TIME_OF_DAY.fullmatch(self.at):
             raise InvalidSettings(f'retrain.at must be a time of day such as "02:00", got {self.at!r}')
         _require("retrain.seed", self.seed, self.seed >= 0, "0 or more")
+        _require("retrain.gpu_share", self.gpu_share, 0 < self.gpu_share <= 1, "above 0 and at most 1")
         _require("retrain.threads", self.threads, self.threads >= 0, "0 or more")
 
 

@@ -5,10 +5,9 @@ It stands beside the version and never decides about it: what goes wrong here is
 
 import json
 import logging
-import resource
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CURVES = "curves.json"
-GIB = 2**30
-KIB = 2**10
 
 Tell = Callable[[float, str], None]
 
@@ -70,8 +67,9 @@ class Night:
 def keep_curves(folder: Path, fitted: "FitResult") -> None:
     """Write a training's curves into its job's folder, for a report that a later attempt may have to make."""
     curves = {"loss": list(enumerate(fitted.losses, start=1)), "validation Dice": list(fitted.curve)}
+    usage = None if fitted.usage is None else asdict(fitted.usage)
     with replacing(folder / CURVES) as unnamed:
-        unnamed.write_text(json.dumps({"seconds": fitted.seconds, "curves": curves}), encoding="utf-8")
+        unnamed.write_text(json.dumps({"seconds": fitted.seconds, "usage": usage, "curves": curves}), encoding="utf-8")
 
 
 def morning_report(services: Services, night: Night, tell: Tell) -> Path | None:
@@ -134,7 +132,7 @@ def describe(services: Services, night: Night, tell: Tell) -> MorningReport:
         corrections=corrections(rows),
         failures=failures(services, night.task, sorted(set(night.planned) - set(night.learned))),
         in_the_field=f"{field.short}; {field.reference}",
-        costs=_costs(services, night, kept.get("seconds")),
+        costs=_costs(services, night, kept),
         notes=night.notes,
     )
 
@@ -187,18 +185,20 @@ def _curve(points: list[tuple[float, float]]) -> Curve:
     return tuple((float(x), float(y)) for x, y in thinned(points))
 
 
-def _costs(services: Services, night: Night, training_s: float | None) -> dict[str, str]:
-    from lib.inference.devices import describe_device, peak_card_memory
-
+def _costs(services: Services, night: Night, kept: Mapping[str, Any]) -> dict[str, str]:
+    """What the run took; of memory and device what the training said, which may have been elsewhere."""
     started = night.job.started_at
     run_s = services.ledger.jobs.clock().timestamp() - (started.timestamp() if started else time.time())
-    device = services.settings.inference.device
     costs = {"this attempt": duration(run_s)}
-    if training_s is not None:
-        costs["training"] = duration(training_s)
-    costs["peak memory"] = f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIB / GIB:.1f} GiB"
-    card = peak_card_memory(device)
-    if card is not None:
-        costs["peak memory of the card"] = f"{card / GIB:.1f} GiB"
-    found = describe_device(device)
-    return {**costs, "device": str(found.get("card", found["device"])), "threads": str(found["threads"])}
+    if "seconds" in kept:
+        costs["training"] = duration(kept["seconds"])
+    return {**costs, **_usage(kept["usage"])} if kept.get("usage") else costs
+
+
+def _usage(usage: Mapping[str, Any]) -> dict[str, str]:
+    """What `training.usage.Usage` says, in words."""
+    each = "" if usage["processes"] == 1 else f" in each of {usage['processes']} processes"
+    found = {"peak memory": f"{usage['peak_mib'] / 1024:.1f} GiB{each}"}
+    if usage["card_mib"] is not None:
+        found["peak memory of the card"] = f"{usage['card_mib'] / 1024:.1f} GiB{each}"
+    return {**found, "device": f"{usage['device']}, {usage['precision']}", "threads": f"{usage['threads']}{each}"}

@@ -77,6 +77,7 @@ def train_model(
         predict=task.predict,
         weights=half_new([number in plan.new for number in cases.ids], recipe.new),
     )
+        gpu_share=services.settings.retrain.gpu_share,
     fitted = open_executor(services.settings).fit(work, _noting(services, job, tell))
     for note in fitted.notes:
         take_note(services, job.id, note)

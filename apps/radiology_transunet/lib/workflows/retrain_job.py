@@ -7,6 +7,7 @@ from collections.abc import Callable
 from lib.core.atomic import is_full
 from lib.core.errors import (
     ArchiveUnavailable,
+    ClusterUnavailable,
     LabelError,
     LedgerUnavailable,
     ProcessLost,
@@ -26,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 PASSING = (LedgerUnavailable, RegistryUnavailable, ProcessLost)
 """Errors after which the job waits for another attempt; those that are no fault of the job cost none."""
-AWAY = (ArchiveUnavailable, WeightsUnavailable)
+AWAY = (ArchiveUnavailable, ClusterUnavailable, WeightsUnavailable)
 """What comes back by itself or when somebody mounts it: the job waits for it, and no attempt is counted."""
 
 
@@ -49,7 +50,7 @@ def work_on(
     Returns:
         The row afterwards: done, failed, cancelled, or queued for another attempt.
     """
-    from lib.inference.devices import set_threads
+    from lib.inference.devices import choose_device, limit_memory, set_threads
 
     set_threads(services.settings.retrain.threads)
     jobs = services.ledger.jobs
@@ -62,6 +63,7 @@ def work_on(
     try:
         with heartbeat:
             on_start(heartbeat)
+            limit_memory(choose_device(services.settings.inference.device), services.settings.retrain.gpu_share)
             outcome = run_retrain(services, job, report, heartbeat.stop)
         jobs.finish(job, outcome.to_dict())
     except Exception as error:

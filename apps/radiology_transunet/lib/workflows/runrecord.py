@@ -105,7 +105,7 @@ def describe(training: Training, predictor: "Predictor", check: Check = lambda: 
         config=task_dict(replace(training.task, training=training.config)),
         curves=curves(training.fitted),
         metrics=figures(training),
-        environment=environment(training.device),
+        environment={**environment(training.device), **_usage(training.fitted)},
         cases=cases,
         pictures=dict(picture(case, predictor, number) for number, case in chosen),
         tags={**({"notes": "; ".join(training.fitted.notes)} if training.fitted.notes else {}), **training.tags},
@@ -152,6 +152,11 @@ def picture(case: "Case", predictor: "Predictor", number: int) -> tuple[str, byt
     """A name and the PNG of a case with its mask and the model's."""
     found = predictor.predict(case.volume)
     return f"{number} {case.name}", overlay(case.volume, case.mask, found.mask, case.name)
+
+
+def _usage(fitted: "FitResult") -> Values:
+    """Device, precision and memory of the training, which may have been on another machine than this one."""
+    return {} if fitted.usage is None else asdict(fitted.usage)
 
 
 def environment(device: str) -> Values:

@@ -9,11 +9,12 @@ import logging
 import os
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lib.core.atomic import replacing
-from lib.core.errors import InvalidSettings, LabelError, ProcessLost
+from lib.core.errors import ClusterUnavailable, InvalidSettings, LabelError, ProcessLost
 from lib.workflows.config import ExecutorConfig
 from lib.workflows.executor.engine import FitJob
 from lib.workflows.executor.node import FitProcess, News, apply, fetched
@@ -47,10 +48,14 @@ class RayExecutor:
 
     def fit(self, job: FitJob, report: "Callable[[FitProgress], None]") -> "FitResult":
         """See `Executor.fit`."""
-        from lib.training.checkpoint import CHECKPOINT
+        from lib.training.checkpoint import CHECKPOINT, Checkpoint
 
         ray, size = _connected(self._config.address), self._config.processes
-        last = job.folder / CHECKPOINT
+        last, damaged = job.folder / CHECKPOINT, list[str]()
+        Checkpoint.drop_damaged(job.folder, damaged.append)  # the machine that it is sent to has no other one
+        if damaged:
+            report(_told(damaged))
+        job = replace(job, gpu_share=share_of_process(job.gpu_share, self._config.gpus))
         with _translated(ray), self._processes(ray, size) as processes:
             meeting = ray.get(processes[0].meet.remote(size)) if size > 1 else None
             parcel = ray.put(job.packed(lambda cases: _sent(ray, cases)))
@@ -94,7 +99,7 @@ class RayExecutor:
         processes: list[Any] = []
         try:
             if not place.wait(START_S):
-                raise ProcessLost(
+                raise ClusterUnavailable(
                     f"the Ray cluster must have room for {size} processes with {need} each, it had none for "
                     f"{START_S:.0f} s; it has {ray.cluster_resources()}"
                 )
@@ -137,9 +142,7 @@ class RayExecutor:
         """Put a new checkpoint into its place here; where the training is."""
         news: News = ray.get(leader.news.remote())
         if news.checkpoint is not None:
-            last.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(last) as unnamed:
-                unnamed.write_bytes(news.checkpoint)
+            _keep(news.checkpoint, last)
         return news.progress
 
     def _end(self, ray: Any, processes: list[Any], runs: list[Any], last: Path) -> None:
@@ -156,12 +159,39 @@ def _sent(ray: Any, cases: Shippable) -> Unpacked:
     return Unpacked([ray.put(cases.file(number).with_bytes()) for number in range(len(cases))], fetched)
 
 
+def share_of_process(share: float, gpus: float) -> float:
+    """Of a device's memory what one process may take, if all that Ray lets onto the device may take `share` of it.
+
+    Args:
+        share: of all of them, in (0, 1].
+        gpus: of each process, as Ray counts; below 1 it shares one with others.
+    """
+    return share * min(1.0, gpus) if gpus else share
+
+
+def _keep(content: bytes, last: Path) -> None:
+    """Put a checkpoint into its place; the last one there stays as the one before, as in a training here."""
+    from lib.training.checkpoint import BEFORE
+
+    last.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(last) as unnamed:
+        unnamed.write_bytes(content)
+        if last.exists():
+            os.replace(last, last.with_name(BEFORE))
+
+
+def _told(notes: Sequence[str]) -> "FitProgress":
+    from lib.training.fit import FitProgress
+
+    return FitProgress("prepare", 0.0, notes=tuple(notes))
+
+
 def _connected(address: str) -> Any:
     """Ray, connected to the cluster.
 
     Raises:
         InvalidSettings: ray is not installed.
-        ProcessLost: no cluster answers.
+        ClusterUnavailable: no cluster answers.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would tell its makers
     try:
@@ -174,7 +204,7 @@ def _connected(address: str) -> Any:
         try:
             ray.init(address=address or "auto", log_to_driver=False, logging_level=logging.WARNING)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise ProcessLost(
+            raise ClusterUnavailable(
                 f"a Ray cluster must answer at {address or 'this machine'} (executor.address): {error}"
             ) from error
     return ray

@@ -38,6 +38,7 @@ class FitJob:
         start: weights to start from, or None.
         predict: how the network is asked when it is measured.
         weights: how much likelier each case is drawn than others, or None.
+        gpu_share: of its device's memory that each process may take, in (0, 1].
     """
 
     cases: Shippable
@@ -50,12 +51,16 @@ class FitJob:
     start: "StateDict | None" = None
     predict: PredictConfig = PredictConfig()  # noqa: RUF009 (frozen)
     weights: Sequence[float] | None = None
+    gpu_share: float = 1.0
 
     def run(self, report: "Callable[[FitProgress], None]", group: "Group | None" = None) -> "FitResult":
         """Train here, alone or as one process of a group."""
+        from lib.inference.devices import limit_memory
         from lib.training.distributed import ALONE
         from lib.training.fit import fit
 
+        group = group or ALONE
+        limit_memory(group.device(self.device), self.gpu_share)
         return fit(
             self.cases,
             self.validation,
@@ -68,7 +73,7 @@ class FitJob:
             start=self.start,
             predict=self.predict,
             weights=self.weights,
-            group=group or ALONE,
+            group=group,
         )
 
     def packed(self, pack: "Callable[[Shippable], Unpacked]") -> "FitJob":

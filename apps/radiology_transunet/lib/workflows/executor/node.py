@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from lib.core.atomic import replacing
 from lib.core.errors import Conflict
 from lib.workflows.executor.engine import FitJob
 from lib.workflows.shipping import CaseFile
@@ -66,7 +67,9 @@ class FitProcess:
 
         set_threads(max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))))
         if checkpoint is not None:
-            (self._folder / CHECKPOINT).write_bytes(checkpoint)
+            with replacing(self._folder / CHECKPOINT) as unnamed:  # `news` may look at any moment
+                unnamed.write_bytes(checkpoint)
+                self._sent = _stamp(unnamed)  # whoever sent it has it
         job = replace(job, folder=self._folder)
         try:
             if meeting is None:
@@ -86,9 +89,7 @@ class FitProcess:
         content = None
         with suppress(FileNotFoundError):
             path = self._folder / CHECKPOINT
-            state = path.stat()
-            stamp = (state.st_mtime_ns, state.st_size)
-            if stamp != self._sent:
+            if (stamp := _stamp(path)) != self._sent:
                 content, self._sent = path.read_bytes(), stamp
         return News(self._progress, content)
 
@@ -100,6 +101,12 @@ class FitProcess:
         self._progress = progress
         if self._stop.is_set():
             raise Conflict("the training was told to stop")
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """What tells one checkpoint from the next."""
+    state = path.stat()
+    return state.st_mtime_ns, state.st_size
 
 
 def apply(function: Callable[[A], B], item: A) -> B:
