@@ -12,6 +12,7 @@ from lib.settings import Settings
 from lib.taskfile import Task
 from lib.training.config import FitConfig
 from lib.training.data import Case
+from lib.workflows.promotion import PROMOTED
 from lib.workflows.services import Services
 
 MEAN = "mean_dice"
@@ -102,6 +103,7 @@ class Shelf:
     def __init__(self, stage: Stage, nights: Sequence[Night]) -> None:
         self._stage = stage
         self._champion = champion_of(nights)
+        self._served = [SimpleNamespace(version=night.number, verdict=PROMOTED) for night in nights if night.promoted]
         self._versions: dict[int, ModelVersion] = {}
         for night in nights:
             self.add(night.number, night.mean, night.tags or {})
@@ -137,7 +139,9 @@ class Shelf:
 
     def services(self) -> Services:
         """The rooms as the recipe sees them."""
-        return cast(Services, SimpleNamespace(registry=self, settings=self._stage.settings))
+        models = SimpleNamespace(list=lambda task, limit: self._served)
+        rooms = SimpleNamespace(registry=self, settings=self._stage.settings, ledger=SimpleNamespace(models=models))
+        return cast(Services, rooms)
 
 
 def champion_of(nights: Sequence[Night]) -> int | None:

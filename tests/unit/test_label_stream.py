@@ -134,9 +134,10 @@ def test_the_recipe_finds_on_the_shelf_what_it_starts_from(part, tmp_path: Path,
     assert start(first, kept) == 1
     assert start(first, night(part, 2, tags=warm)) == 2
     assert start(first, night(part, 2, promoted=False, tags={**fresh, LINE: AHEAD})) == 2
-    line = [night(part, number, tags=warm) for number in range(2, 8)]
-    assert start(first, *line[:5]) == 6
-    assert start(first, *line) is None  # the seventh is followed by the reference
+    every = stage(part, tmp_path).settings.recipe.reference_every
+    line = [night(part, number, tags=warm) for number in range(2, every + 1)]
+    assert start(first, *line[:-1]) == every - 1
+    assert start(first, *line) is None  # so many nights are followed by the reference
 
 
 @pytest.fixture
@@ -184,9 +185,9 @@ def test_a_night_of_the_other_way_serves_the_best_on_the_tail_and_tells_of_its_f
     first, second = part("nights").stream(here, part("nights").by_peer)
     run, look = fits[2:]
     assert (run.cases, run.validation, look.cases) == ("abcdefgh", "ij", "abcdefgh")
-    assert (run.config.keep, run.config.steps, run.config.validate_every) == ("best", 50, 10)
-    assert (look.config.keep, look.config.steps, look.config.seed) == ("last", 10, run.config.seed)
-    assert fits[0].start is None
+    assert (run.config.keep, run.config.steps, run.config.validate_every) == ("best", 50, 25)
+    assert (look.config.keep, look.config.steps, look.config.seed) == ("last", 25, run.config.seed)
+    assert (fits[0].start, fits[0].config.steps) == (None, here.task.training.steps)
     assert run.start.keys() == look.start.keys()
     assert (first.served, second.served, second.first) == (0.6, 0.7, 0.2)
     assert second.steps == 50  # the look is not counted
