@@ -11,6 +11,7 @@ import pytest
 from playwright.sync_api import Dialog, Page, Request, expect
 
 from lib.cli.orthanc_process import OrthancProcess, free_port, start_orthanc
+from lib.core.estimated import EstimatedDice
 from lib.core.values import Mask
 from lib.demo.cohort import case_files, phantom_cohort
 from lib.dicom.seg import SegOrigin
@@ -98,7 +99,9 @@ def drafted(services: Services, source: SourceSeries, mask: Mask) -> None:
     origin = SegOrigin("AUTOMATIC", "radiology_transunet", "TransUNet phantom_ct", "1", "Draft phantom_ct v1")
     draft = NewDraft(source.series_uid, TASK, "radiology_transunet", 1, "model", sop_uid, seg_uid, mask.voxels())
     scores = {name: 0.1 * (place + 1) for place, name in enumerate(services.task(TASK).schema.names)}
-    services.ledger.annotations.add_draft(draft, seg_file(mask, source, origin, sop_uid, seg_uid), scores)
+    told = {"liver": EstimatedDice(0.91, 0.85, 0.95, True), "aorta": EstimatedDice(0.62, 0.4, 0.75, True)}
+    file = seg_file(mask, source, origin, sop_uid, seg_uid)
+    services.ledger.annotations.add_draft(draft, file, scores, estimates=told)
     deliver_outbox(services)
 
 
@@ -114,10 +117,13 @@ def test_the_worklist_leads_to_the_case(page: Page, source: SourceSeries, reques
     row = page.locator(f"tr[data-series='{source.series_uid}']")
     expect(row.get_by_text("Draft ready")).to_be_visible()
     expect(row).to_contain_text("liver")
+    expect(row.locator(".dice")).to_have_text(re.compile("^0.62 *0.40.0.75 . aorta$"))  # of the worst label
+    expect(row.locator(".dice")).to_have_attribute("title", re.compile("overlap with a correction"))
     row.get_by_role("link", name="Open").click()
     expect(panel_of(page).get_by_text("draft ready")).to_be_visible(timeout=WAIT_MS)
     assert source.study_uid in page.url
     expect(panel_of(page).get_by_text(TASK)).to_be_visible()
+    expect(panel_of(page).get_by_role("row", name="liver")).to_contain_text(re.compile("0.91 *0.85.0.95"))
     panel_of(page).get_by_role("link", name="Worklist").click()
     expect(row).to_be_visible()
 

@@ -55,6 +55,9 @@
 
   const query = values => new URLSearchParams(Object.entries(values).filter(([, value]) => value)).toString();
 
+  /** The strategy that the server is configured with. */
+  const defaultStrategy = async task => (await ask('GET', `/worklist.json?${query({ task, limit: '0' })}`)).strategy;
+
   window.transunet = {
     user,
     setUser,
@@ -64,7 +67,7 @@
     hold: (series, task) => ask('POST', `/cases/${series}/hold?${query({ task })}`),
     release: (series, task) => ask('POST', `/cases/${series}/release?${query({ task })}`),
     draft: (series, task) => ask('POST', `/cases/${series}/draft?${query({ task })}`),
-    next: (strategy, task) => ask('POST', `/activelearning/${strategy}`, { task }),
+    next: async (strategy, task) => ask('POST', `/activelearning/${strategy || (await defaultStrategy(task))}`, { task }),
     train: task => ask('POST', `/train/${task}`, {}),
   };
 })();

@@ -37,5 +37,23 @@
 
   const rgb = color => `rgb(${color.join(' ')})`;
 
-  window.transunetFormat = { element, count, millilitres, clock, date, rgb };
+  const DICE = 'Estimated Dice: how far the draft will overlap with a correction of it, 0 to 1. In 9 of 10 new patients it lies in the range below. Research use only.';
+  const UNFAMILIAR = 'The model was not calibrated on such images or masks, so nobody knows how good this draft is: look closely. Research use only.';
+
+  /** An estimated Dice as { label, value, range, isFamiliar, title }; null where the model has none or drew nothing. */
+  function dice(label, estimate) {
+    if (!estimate || estimate.reason === 'not predicted') return null;
+    if (!estimate.is_familiar) return { label, value: 'unfamiliar', range: '', isFamiliar: false, title: `${label}: ${UNFAMILIAR}` };
+    if (estimate.value === null) return null;
+    const range = estimate.low === null ? '' : `${estimate.low.toFixed(2)}–${estimate.high.toFixed(2)}`;
+    return { label, value: estimate.value.toFixed(2), range, isFamiliar: true, title: `${label}: ${range ? DICE : `${DICE.split('.')[0]}; ${estimate.reason}.`}` };
+  }
+
+  /** The worst of the estimates of a case: an unfamiliar label before all others; null without any. */
+  function leastDice(estimates) {
+    const all = Object.entries(estimates || {}).map(([label, estimate]) => dice(label, estimate)).filter(Boolean);
+    return all.sort((one, other) => one.isFamiliar - other.isFamiliar || Number(one.value) - Number(other.value))[0] || null;
+  }
+
+  window.transunetFormat = { element, count, millilitres, clock, date, rgb, dice, leastDice, DICE };
 })();

@@ -2,7 +2,7 @@
 (function () {
   'use strict';
 
-  const { element, count, millilitres, clock, rgb } = window.transunetFormat;
+  const { element, count, millilitres, clock, rgb, dice, DICE } = window.transunetFormat;
   const POLL_MS = 5000;
   const KEPT = 'Submit your corrections first, or leave them.';
 
@@ -129,13 +129,21 @@
       const title = element('h2', {}, `${what} · ${by} · ${clock(annotation.created)}`);
       if (annotation.nothing_found) return element('section', {}, title, element('p', {}, 'Nothing found.'));
       const scores = what === 'Draft' ? here.scores : {};
+      const estimates = what === 'Draft' ? here.estimated_dice : {};
+      const isEstimated = Object.keys(estimates).length > 0;
       const most = Math.max(...Object.values(scores).filter(Number.isFinite), 1e-9);
-      const rows = task.labels.map(label => this.row(label, annotation.voxels[label.name] || 0, here.voxel_ml, scores[label.name], most));
-      const head = element('tr', {}, element('th', { scope: 'col' }, 'Label'), element('th', { scope: 'col' }, 'Volume'), Object.keys(scores).length ? element('th', { scope: 'col', title: 'Larger: correcting this label teaches the model more' }, 'Unsure') : null);
+      const rows = task.labels.map(label => this.row(label, annotation.voxels[label.name] || 0, here.voxel_ml, scores[label.name], most, isEstimated ? this.dice(dice(label.name, estimates[label.name])) : null));
+      const head = element('tr', {}, element('th', { scope: 'col' }, 'Label'), element('th', { scope: 'col' }, 'Volume'), isEstimated ? element('th', { scope: 'col', title: DICE }, 'Est. Dice') : null, Object.keys(scores).length ? element('th', { scope: 'col', title: 'Larger: correcting this label teaches the model more' }, 'Unsure') : null);
       return element('section', {}, title, element('table', {}, element('thead', {}, head), element('tbody', {}, rows)));
     }
 
-    row(label, voxels, voxelMl, score, most) {
+    /** Cell of an estimated Dice, empty where there is none. */
+    dice(found) {
+      if (!found) return element('td', {});
+      return element('td', { title: found.title, class: found.isFamiliar ? 'dice' : 'dice unfamiliar' }, found.value, element('div', { class: 'muted small' }, found.range));
+    }
+
+    row(label, voxels, voxelMl, score, most, estimated) {
       const volume = voxels === 0 ? '–' : voxelMl ? millilitres(voxels * voxelMl) : count(voxels);
       const bar = element('span', { class: 'bar', 'aria-hidden': 'true' }, element('i', { style: `width:${Math.round((100 * (score || 0)) / most)}%` }));
       return element(
@@ -143,6 +151,7 @@
         { class: voxels ? null : 'absent', title: `${count(voxels)} voxels` },
         element('td', {}, element('button', { type: 'button', class: 'label', disabled: !voxels, title: 'Go to this label', onclick: () => this.go(label.name) }, element('span', { class: 'swatch', style: `background:${rgb(label.color)}` }), label.name)),
         element('td', {}, volume),
+        estimated,
         Number.isFinite(score) ? element('td', {}, score.toFixed(2), bar) : null
       );
     }
@@ -250,7 +259,7 @@
     }
 
     async openNext() {
-      const found = await window.transunet.next(this.answer ? this.answer.strategy : 'random', this.task);
+      const found = await window.transunet.next(this.answer?.strategy, this.task);
       if (!found.id) return found.why || 'No case is free right now.';
       if (this.answer && found.id === this.answer.case.series) return 'This case is still yours: submit or skip it first.';
       this.viewer.strokes.leaveFor(found.viewer);

@@ -9,16 +9,16 @@
     p { margin: 2px 0; overflow-wrap: anywhere; }
     .top { display: flex; justify-content: space-between; gap: 8px; align-items: baseline; }
     .title { font-weight: 600; font-size: 14px; }
-    .muted { color: #8fa3b8; }
+    .muted { color: #8fa3b8; } .small { font-size: 11px; } .dice { white-space: nowrap; } td.unfamiliar { color: #e0a526; }
     .badge { border-radius: 3px; padding: 1px 6px; font-size: 11px; white-space: nowrap; background: #223142; }
     .labelled { background: #14502f; } .submitted { background: #5a4712; } .held { background: #6b3d1f; } .drafted { background: #123f63; } .refused { background: #6b1f24; }
     .warn { border-left: 3px solid #e0a526; padding-left: 8px; }
     table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
     th { font-weight: 500; text-align: right; color: #8fa3b8; font-size: 11px; } th:first-child { text-align: left; }
-    td { padding: 2px 0; text-align: right; } td:first-child { text-align: left; overflow-wrap: anywhere; }
+    td { padding: 2px 0 2px 6px; text-align: right; } td:first-child { text-align: left; padding-left: 0; overflow-wrap: anywhere; }
     tr.absent td { color: #66788a; }
     .swatch { display: inline-block; width: 9px; height: 9px; border-radius: 2px; margin-right: 6px; }
-    .bar { display: inline-block; width: 46px; height: 5px; background: #1d2835; border-radius: 3px; vertical-align: middle; margin-left: 6px; }
+    .bar { display: inline-block; width: 30px; height: 5px; background: #1d2835; border-radius: 3px; vertical-align: middle; margin-left: 6px; }
     .bar i { display: block; height: 100%; background: #e0a526; border-radius: 3px; }
     .buttons { display: grid; grid-template-columns: 1fr 1fr; gap: 6px; margin-top: 8px; }
     button { font: inherit; color: #e6edf5; background: #1d2a39; border: 1px solid #33465b; border-radius: 4px; padding: 6px 8px; cursor: pointer; }

@@ -2,7 +2,7 @@
 (function () {
   'use strict';
 
-  const { element, count, millilitres, clock, date, rgb } = window.transunetFormat;
+  const { element, count, millilitres, clock, date, rgb, leastDice } = window.transunetFormat;
   const server = window.transunet;
   const POLL_MS = 4000;
   const STATES = {
@@ -161,6 +161,7 @@
       element('td', { class: 'muted' }, row.patient),
       element('td', { class: 'date' }, date(row.date)),
       element('td', {}, found(row, task)),
+      dice(row),
       element('td', { class: 'number' }, score === null ? '' : [score.toFixed(2), bar]),
       element('td', { class: 'why small' }, row.reason ? element('span', { class: 'bad' }, row.reason) : row.label?.held || row.why),
       element('td', {}, who(row, mine)),
@@ -183,6 +184,14 @@
         )
       );
     return [element('div', { class: 'found' }, chips.length ? chips : 'nothing found'), element('div', { class: 'muted small' }, title)];
+  }
+
+  /** The worst label's estimated Dice of a draft that nobody has corrected yet. */
+  function dice(row) {
+    const least = row.label ? null : leastDice(row.estimated_dice);
+    if (!least) return element('td', { class: 'dice' });
+    const where = [least.range, least.label].filter(Boolean).join(' · ');
+    return element('td', { class: 'dice', title: least.title }, element('span', { class: least.isFamiliar ? null : 'badge unfamiliar' }, least.value), element('div', { class: 'muted small' }, where));
   }
 
   function who(row, mine) {
@@ -235,8 +244,8 @@
   });
   $('next').addEventListener('click', () =>
     act($('next'), async () => {
-      const found = await server.next(chosen.strategy || 'entropy', $('task').value);
-      if (!found.id) return 'No case is free right now.';
+      const found = await server.next(chosen.strategy, $('task').value);
+      if (!found.id) return found.why || 'No case is free right now.';
       window.location.assign(found.viewer);
       return `Opening ${found.SeriesDescription || found.id} …`;
     })
