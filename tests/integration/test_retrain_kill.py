@@ -15,32 +15,18 @@ import numpy as np
 import pytest
 
 from killed_retrain import LEASE_S, NAMES, services_of
-from lib.core.values import Mask
-from lib.dicom.seg import SegOrigin, write_seg
-from lib.dicom.series import assemble
-from lib.dicom.writer import SeriesIdentity, new_uid, series_to_datasets
-from lib.inference.model import Manifest, build_network, read_manifest, read_state, save_model
-from lib.ledger.rows import JobRow, NewHuman, NewSeries
+from labelled import TASK, label_patients, register_champion
+from lib.inference.model import read_manifest, read_state
+from lib.ledger.rows import JobRow
 from lib.workflows.models import ChampionCache
 from lib.workflows.plan import job_folder
-from lib.workflows.promotion import promote
 from lib.workflows.retrain import request_retrain
 from lib.workflows.services import Services
-from rooms import SHAPE, ball
+from rooms import ball
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 TESTS = Path(__file__).parents[1]
-TASK = """
-name: balls
-description: A bright ball in noise
-modalities: [CT]
-labels:
-  - {name: ball, id: 3, color: [200, 60, 60], code: {value: "1", meaning: Ball}}
-preprocess: {window_hu: [-200, 400]}
-network: {size: tiny, context_slices: 0}
-training: {steps: 16, batch_size: 2, checkpoint_every: 3, learning_rate: 0.01, ema_decay: 0.9}
-"""
 KILLS: Mapping[str, int] = {
     "collecting": 3,
     "fitting": 6,
@@ -83,45 +69,16 @@ def do(tmp_path: Path) -> Iterator[Do]:
 
 @pytest.fixture
 def var(tmp_path: Path) -> Path:
-    """A state folder: labels of eight patients, a champion that has learned from two of them, a training that waits."""
+    """A state folder: labels of nine patients, a champion that has learned from two of them, a training that waits."""
     (tmp_path / "task.yaml").write_text(TASK)
     var = tmp_path / "var"
     services = services_of(var, tmp_path / "task.yaml")
     services.ledger.upgrade()
-    splits = ["pool"] * 4 + ["calibration"] * 2 + ["promotion"] * 2
-    ids = [add_label(services, number, split) for number, split in enumerate(splits)]
+    ids = label_patients(services)
     register_champion(services, tmp_path / "champion", tuple(ids[:2]))
     request_retrain(services, services.task(), {}, "test")
     services.ledger.close()
     return var
-
-
-def add_label(services: Services, number: int, split: str) -> int:
-    """A series with a ball and a person's accepted SEG of it; the annotation's id."""
-    identity = SeriesIdentity(f"P{number}", f"P{number}", new_uid(), new_uid(), new_uid(), "ball")
-    volume, labels = ball(number)
-    services.archive.store(series_to_datasets(volume, identity))
-    new = NewSeries(identity.series_uid, identity.study_uid, f"P{number}", split, "CT", "ball", SHAPE[0])
-    services.ledger.series.add(new)
-    services.ledger.series.set_ready(identity.series_uid, [], identity.frame_of_reference_uid, None)
-    source = assemble(services.archive.fetch(identity.series_uid))
-    mask = Mask(labels, source.volume.geometry, services.task().schema)
-    sop_uid, seg_uid = new_uid(), new_uid()
-    origin = SegOrigin("MANUAL", "Ann", "", "", "by hand")
-    services.archive.store([write_seg(mask, source, origin, sop_uid, seg_uid)])
-    human = NewHuman(identity.series_uid, services.task().name, "Ann", sop_uid, seg_uid, voxels=mask.voxels())
-    return services.ledger.annotations.add_human(human, accept=True)
-
-
-def register_champion(services: Services, folder: Path, learned: tuple[int, ...]) -> None:
-    """A version that draws something, never the truth."""
-    import torch
-
-    task = services.task()
-    torch.manual_seed(5)
-    state = build_network(task.network, task.schema).state_dict()
-    save_model(folder, Manifest.describe(task, 5, {}, learned), state)
-    promote(services, task, services.registry.register(task.name, folder, {}), "the first model")
 
 
 def copied(var: Path, target: Path) -> Path:
