@@ -9,6 +9,7 @@ import sys
 import typer
 
 from lib.cli import (
+    curate,
     demo,
     doctor,
     evaluate,
@@ -61,6 +62,7 @@ def build_app() -> typer.Typer:
         app.command()(command)
     app.command("next")(next_case.next_case)
     app.add_typer(review.app, name="review")
+    app.add_typer(curate.app, name="curate")
     app.add_typer(models.app, name="models")
     return app
 

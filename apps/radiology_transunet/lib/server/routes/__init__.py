@@ -5,6 +5,7 @@ from lib.server.routes import (
     auth,
     batch,
     cases,
+    curation,
     datastore,
     health,
     infer,
@@ -31,6 +32,7 @@ ROUTERS = (
     model.router,
     session.router,
     cases.router,
+    curation.router,
     worklist.router,
     reports.router,
     viewer.router,  # last: its paths are open
