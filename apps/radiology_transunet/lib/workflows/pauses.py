@@ -2,6 +2,8 @@
 
 from datetime import datetime, timedelta
 
+from lib.ledger.rows import JobRow
+
 FIRST_DRAFT_PAUSE = timedelta(minutes=1)
 LONGEST_DRAFT_PAUSE = timedelta(days=1)
 SHORTEST_WAIT_S = 5.0
@@ -17,3 +19,15 @@ def draft_pause(failures: int) -> timedelta:
 def archive_pause_s(asked_at: datetime, now: datetime) -> float:
     """Seconds that a job rests for want of archive or disk: as long as it has waited by now, in [5, 600]."""
     return min(LONGEST_WAIT_S, max(SHORTEST_WAIT_S, (now - asked_at).total_seconds()))
+
+
+def failures_before(last: JobRow | None) -> int:
+    """How many jobs for the same have failed, given the last of them."""
+    return 0 if last is None else int(last.payload.get("failures", 0)) + 1
+
+
+def is_resting(last: JobRow | None, now: datetime) -> bool:
+    """Whether the failure of a draft or a scoring, given its last job, is too fresh for another try."""
+    if last is None or last.finished_at is None:
+        return False
+    return now < last.finished_at + draft_pause(failures_before(last))

@@ -8,7 +8,6 @@ rows, so that a delivery that is repeated after a crash stores nothing twice. A 
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from datetime import datetime
 
 from lib.core.errors import ArchiveUnavailable, Conflict, InconsistentSeries, LabelError, ManifestMismatch, NotFound
 from lib.core.estimated import EstimatedDice
@@ -23,7 +22,7 @@ from lib.taskfile import Task
 from lib.workflows.estimates import described
 from lib.workflows.jobs import DRAFT, LATER, SOON, draft_key
 from lib.workflows.models import ChampionCache, require_champion
-from lib.workflows.pauses import draft_pause
+from lib.workflows.pauses import failures_before, is_resting
 from lib.workflows.services import Services
 
 logger = logging.getLogger(__name__)
@@ -221,18 +220,6 @@ def draft_job(task: Task, series_uid: str, version: int, failures: int = 0) -> t
     """
     payload: dict[str, object] = {"series_uid": series_uid, "version": version, "failures": failures}
     return payload, draft_key(task.name, series_uid)
-
-
-def failures_before(last: JobRow | None) -> int:
-    """How many jobs for a draft have failed, given the last of them."""
-    return 0 if last is None else int(last.payload.get("failures", 0)) + 1
-
-
-def is_resting(last: JobRow | None, now: datetime) -> bool:
-    """Whether the failure of a draft, given its last job, is too fresh for another try."""
-    if last is None or last.finished_at is None:
-        return False
-    return now < last.finished_at + draft_pause(failures_before(last))
 
 
 def _failed_drafts(services: Services, task: Task, version: int) -> dict[str, JobRow]:

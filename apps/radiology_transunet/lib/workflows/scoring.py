@@ -20,7 +20,7 @@ from lib.workflows.heartbeat import Heartbeat
 from lib.workflows.jobs import DRAFT, SCORE, URGENT, draft_key, score_key
 from lib.workflows.looking import Answer, LocalLook, Pictures, SentLook
 from lib.workflows.models import ChampionCache, require_champion
-from lib.workflows.presegment import failures_before, is_resting
+from lib.workflows.pauses import failures_before, is_resting
 from lib.workflows.services import Services
 
 logger = logging.getLogger(__name__)
