@@ -49,7 +49,7 @@ PHASES: Mapping[str, str] = {
 NAMES = tuple(PHASES)
 LEASE_S = 60.0
 RECIPE = {"keep": "0.5", "steps": "1", "rate": "1", "validations": "4", "reference_every": "0"}
-GATE = {"min_patients": "2", "alpha": "0.2", "latency_factor": "1000000", "calibration_slack": "0.99", "margin": "0.99"}
+GATE = {"min_patients": "3", "alpha": "0.2", "latency_factor": "1000000", "calibration_slack": "0.99", "margin": "0.99"}
 
 
 def services_of(var: Path, task_file: Path, ahead_s: Callable[[], float] = lambda: 0.0) -> Services:

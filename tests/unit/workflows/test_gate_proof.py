@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lib.core.errors import InvalidInput
+from lib.core.errors import InvalidInput, InvalidSettings
 from lib.workflows.comparison import Comparison, anchor_intervals, label_intervals
 from lib.workflows.config import GateConfig
 from lib.workflows.gate import weigh
@@ -120,6 +120,12 @@ def test_too_few_patients_keep_the_champion_and_are_counted():
     assert (verdict.promote, verdict.patients, verdict.missing) == (False, 3, 2)
     assert "liver 3, spleen 3 of 5" in verdict.reason
     assert verdict.reason.endswith("2 more promotion patients are needed to decide")
+
+
+def test_fewer_than_three_patients_decide_nothing():
+    assert replace(CONFIG, min_patients=3).min_patients == 3
+    with pytest.raises(InvalidSettings, match=r"gate.min_patients must be at least 3.*2"):
+        replace(CONFIG, min_patients=2)
 
 
 def test_no_patient_at_all_is_too_few():

@@ -199,7 +199,7 @@ class GateConfig:
         margin: Dice that a label may lack, as far as the data can tell, and still count as not worse.
         alpha: error rate of the gate: the probability that a challenger passes that is no better, or worse in a label.
         resamples: of the bootstrap.
-        min_patients: promotion patients that must show each label.
+        min_patients: promotion patients that must show each label, at least 3. A failure that none of them shows passes.
         calibration_slack: how much the expected calibration error may rise.
         latency_factor: how much longer a case may take, as a factor.
         golden: UIDs of series whose Dice must not change for the worse.
@@ -221,7 +221,7 @@ class GateConfig:
         _require("gate.margin", self.margin, 0 < self.margin < 1, "above 0 and below 1")
         _require("gate.alpha", self.alpha, 0 < self.alpha <= 0.5, "above 0 and at most 0.5")
         _require("gate.resamples", self.resamples, self.resamples >= 100, "at least 100")
-        _require("gate.min_patients", self.min_patients, self.min_patients >= 2, "at least 2")
+        _require("gate.min_patients", self.min_patients, self.min_patients >= 3, "at least 3")
         _require("gate.calibration_slack", self.calibration_slack, 0 <= self.calibration_slack <= 1, "from 0 to 1")
         _require("gate.latency_factor", self.latency_factor, self.latency_factor >= 1, "at least 1")
         _require("gate.golden_drop", self.golden_drop, 0 <= self.golden_drop <= 1, "from 0 to 1")
