@@ -105,6 +105,34 @@ def fit_job(folder: Path, **more: object) -> "FitJob":
     return FitJob(*files, network, PreprocessConfig(), config, folder / "job", "cpu")
 
 
+def crowd(*ranks: int, least: int = 2, step: int = 3) -> None:
+    """Let processes of those ranks find no memory for `least` pictures or more at a time from that step on."""
+    honest = Run._forward
+
+    def small(run: Run, images: Tensor, seed: int) -> tuple[Tensor, ...]:
+        if run.group.rank in ranks and run.step >= step and len(images) >= least:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nGPU 0 has ...")
+        return honest(run, images, seed)
+
+    Run._forward = small  # type: ignore[method-assign]
+
+
+def help_in_a_crowd(*arguments: object) -> None:
+    """A helper of the local executor that finds memory for one picture at a time alone."""
+    from lib.workflows.executor.local import help_fit
+
+    crowd(1)
+    help_fit(*arguments)  # type: ignore[arg-type]
+
+
+def help_without_memory(*arguments: object) -> None:
+    """One that finds none at all."""
+    from lib.workflows.executor.local import help_fit
+
+    crowd(1, least=1)
+    help_fit(*arguments)  # type: ignore[arg-type]
+
+
 def length(name: str) -> int:
     """Something to map over names; one of them is refused."""
     if name == "bad":

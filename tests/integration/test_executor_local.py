@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from lib.core.errors import ProcessLost
+from lib.core.errors import ProcessLost, TrainingFailed
 from lib.training.fit import FitProgress
 from lib.workflows.executor import local
 from lib.workflows.executor.local import LocalExecutor
-from together import fit_job
+from together import fit_job, help_in_a_crowd, help_without_memory
 
 pytestmark = pytest.mark.slow
 
@@ -55,3 +55,32 @@ def test_a_helper_that_is_killed_ends_the_training_and_the_next_one_goes_on(
     assert left["step"] in (2, 4, 6)  # as far as it was when the others noticed
     torch.save({**left, "losses": [99.0, *left["losses"][1:]]}, path)  # a mark, to be seen in what goes on from here
     assert LocalExecutor(1).fit(work, lambda _: None).losses[0] == 99.0
+
+
+def test_a_helper_without_memory_halves_the_pictures_of_all_from_the_last_checkpoint_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = LocalExecutor(1).fit(fit_job(tmp_path / "alone"), lambda _: None)
+    monkeypatch.setattr(local, "help_fit", help_in_a_crowd)
+    together = LocalExecutor(2, threads=2).fit(fit_job(tmp_path / "together"), lambda _: None)
+    assert together.notes == (
+        "no memory for 2 pictures at a time in each of 2 processes (CUDA out of memory. Tried to allocate 20.00 GiB.): "
+        "1 at a time from step 3 on, in steps as large as before",
+    )
+    assert together.losses == pytest.approx(alone.losses, abs=1e-4)
+    for name, value in alone.state_dict.items():
+        torch.testing.assert_close(together.state_dict[name], value, atol=1e-4, rtol=0)
+
+
+def test_a_helper_without_any_memory_ends_the_training_with_its_reason_and_what_to_lower(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "help_fit", help_without_memory)
+    work = fit_job(tmp_path)
+    with pytest.raises(
+        TrainingFailed,
+        match=r"no memory for .*, neither 2 at a time nor 1 in each of 2 processes, .*Tried to allocate 20.00 GiB\..*; "
+        r"lower training.batch_size",
+    ):
+        LocalExecutor(2, threads=2).fit(work, lambda _: None)
+    assert torch.load(work.folder / "checkpoint.pt", weights_only=True)["step"] == 2

@@ -119,13 +119,9 @@ def test_who_hears_of_a_closed_connection_fails_for_the_reason_that_was_left(tmp
 
 
 def test_without_a_reason_a_process_is_just_lost(tmp_path: Path) -> None:
-    with (
-        pytest.raises(ProcessLost, match="^closed$"),
-        Group(0, 2, store=file_store(tmp_path / "s", 2)).reasons_shared(),
-    ):
-        raise ProcessLost("closed")
-    with pytest.raises(ProcessLost, match="^closed$"), Group(0, 2).reasons_shared():
-        raise ProcessLost("closed")
+    for group in (Group(0, 2, store=file_store(tmp_path / "store", 2)), Group(0, 2)):
+        with pytest.raises(ProcessLost, match=r"^closed$"), group.reasons_shared():
+            raise ProcessLost("closed")
 
 
 def test_nobody_is_told_of_an_end_within_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
