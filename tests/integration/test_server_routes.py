@@ -20,6 +20,8 @@ from lib.core.geometry import Geometry
 from lib.dicom.files import decode
 from lib.dicom.seg import read_seg
 from lib.dicom.series import SourceSeries
+from lib.inference.quality import save_quality
+from lib.inference.quality_fit import KnownCase, fit_quality
 from lib.ledger.scores import Said
 from lib.selection.strategies import STRATEGIES
 from lib.server.asgi import build_app
@@ -29,6 +31,8 @@ from lib.server.volumefiles import read_labels, read_volume, write_labels
 from lib.server.watch import ArchiveWatch, impatient
 from lib.settings import Settings
 from lib.workflows import query
+from lib.workflows.estimates import origin_of
+from lib.workflows.models import ChampionCache
 from lib.workflows.services import Services
 from loop import body, install, liver_of, register_random_model, settle, upload
 from serving import eventually
@@ -104,6 +108,33 @@ def test_info_says_what_clients_ask_first(web: Web, source: SourceSeries, served
     assert info["champions"]["phantom_ct"]["version"] == served
     assert info["archive"]["available"] is True
     assert web.get("/info").json()["name"] == info["name"]
+
+
+def test_info_and_the_inferred_seg_tell_the_state_of_the_estimates(
+    web: Web, source: SourceSeries, served: int, services: Services
+) -> None:
+    url = f"/infer/phantom_ct?image={source.series_uid}"
+    assert web.get("/info/").json()["champions"]["phantom_ct"]["estimated_dice"] is None
+    assert web.post(f"{url}&output=json").json()["estimated_dice"] == {}
+    task = services.task()
+    model = services.registry.get(task.name, served)
+    made = ChampionCache(services).predictor(task.name)[0].predict(source.volume)
+    dice, spots = dict.fromkeys(task.schema.names, 0.8), np.linspace(-1e-3, 1e-3, 13, dtype=np.float32)
+    around = [
+        {name: replace(one, mean_probability=one.mean_probability + float(spot)) for name, one in made.evidence.items()}
+        for spot in spots
+    ]
+    cases = [KnownCase(f"p{n}", around[n], dice, made.embedding + spot) for n, spot in enumerate(spots)]
+    origin = origin_of(model.folder, services.settings.uncertainty)
+    save_quality(model.folder, fit_quality(cases, task.schema.names, {}, origin))
+    told = web.get("/info/").json()["champions"]["phantom_ct"]["estimated_dice"]
+    assert told == {"patients": 13, "level": 0.9}
+    by_label = web.post(f"{url}&output=json").json()["estimated_dice"]
+    assert set(by_label) == set(task.schema.names)
+    drawn = [name for name, voxels in made.mask.voxels().items() if voxels]
+    assert [one["value"] for one in by_label.values() if one["value"]] == pytest.approx([0.8] * len(drawn), abs=0.01)
+    seg = decode(web.post(f"{url}&output=dicom_seg").content)
+    assert f"Prediction phantom_ct v{served}, lowest Dice 0.80 (" in seg.SeriesDescription
 
 
 @pytest.mark.parametrize("image", ["/etc/passwd", "..%2F..%2Fetc%2Fpasswd", "file:///etc/passwd", "C:%5Cx", ""])
