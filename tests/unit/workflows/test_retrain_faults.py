@@ -19,6 +19,9 @@ from lib.ledger.rows import JobRow
 from lib.registry import folders
 from lib.training.run import Run
 from lib.workflows import retrain, retrain_fit, retrain_job
+from lib.workflows.gate import Verdict
+from lib.workflows.heartbeat import Stopped
+from lib.workflows.morning import CURVES
 from lib.workflows.plan import PLAN, job_folder
 from lib.workflows.promotion import promote
 from lib.workflows.reportfiles import report_file, reports
@@ -125,6 +128,60 @@ def test_no_memory_at_all_fails_with_what_to_do_and_the_champion_stays(
     for part in ("no memory", "neither 2 at a time nor 1", "network transunet of size tiny", "training.batch_size"):
         assert part in row.error
     assert [(v.version, v.is_champion) for v in services.registry.list(services.task().name)] == [(1, True)]
+
+
+def test_a_folder_of_weights_that_is_not_mounted_is_waited_for_and_nothing_is_trained_from_nothing(
+    services: Services, champion: Path, steps: list[int]
+) -> None:
+    away = champion.parent.rename(champion.parent.with_name(f"{champion.parent.name}-away"))
+    job = take(services)
+    row = work_on(services, job)
+    assert (row.state, row.attempts, steps) == ("queued", 0, [])
+    assert "is missing: mount it" in row.error
+    assert services.ledger.jobs.take(("retrain",), "worker", 60) is None  # it rests
+    away.rename(champion.parent)
+    assert [(v.version, v.is_champion) for v in services.registry.list(services.task().name)] == [(1, True)]
+
+
+@pytest.mark.usefixtures("quiet")
+def test_a_kill_right_after_the_fit_loses_neither_curves_nor_training_time(
+    services: Services, champion: Path, steps: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, save = take(services), save_model
+
+    def save_and_die(*arguments: object) -> None:
+        save(*arguments)  # type: ignore[arg-type]
+        raise Killed
+
+    monkeypatch.setattr("lib.inference.model.save_model", save_and_die)
+    with pytest.raises(Killed):
+        run(services, job)
+    kept = json.loads((job_folder(services, job.id) / CURVES).read_text())
+    assert len(kept["curves"]["loss"]) == services.task().training.steps
+    assert kept["seconds"] > 0
+    steps.clear()
+    assert run(services, job).version == 2
+    assert steps == []
+
+
+@pytest.mark.usefixtures("quiet")
+@pytest.mark.parametrize("end", ["stop", "cancel", "another worker"])
+def test_a_run_that_is_stopped_or_lost_its_job_before_the_verdict_is_recorded_promotes_nobody(
+    services: Services, champion: Path, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    stop, job = Event(), take(services)
+    ends = {
+        "stop": stop.set,
+        "cancel": lambda: services.ledger.jobs.cancel(job.id),
+        "another worker": lambda: services.ledger.jobs.give_back(job, "its lease ran out"),
+    }
+    monkeypatch.setattr(retrain, "refit_quality", lambda *_: ends[end]())  # the last thing before the verdict
+    monkeypatch.setattr("lib.workflows.judging.weigh", lambda of, config: Verdict(True, "better"))
+    monkeypatch.setattr("lib.workflows.judging.judge", lambda *_: Verdict(True, "better"))
+    with pytest.raises(Stopped, match="recording the verdict" if end == "stop" else "was cancelled or taken over"):
+        run_retrain(services, job, lambda share, message: None, stop)
+    assert [(v.version, v.is_champion) for v in services.registry.list(services.task().name)] == [(2, False), (1, True)]
+    assert [row.version for row in services.ledger.models.list(services.task().name)] == [1]
 
 
 @pytest.mark.usefixtures("quiet")

@@ -34,7 +34,7 @@ def corrections(rows: Sequence[AnnotationRow]) -> dict[str, Corrections]:
 
 
 def failures(services: Services, task: Task, left_out: Collection[int]) -> tuple[Failure, ...]:
-    """Series that were refused, SEGs that could not be used and planned annotations that were left out.
+    """Series that were refused, SEGs that could not be used, labels held back and planned ones that were left out.
 
     Args:
         services: the rooms.
@@ -42,6 +42,11 @@ def failures(services: Services, task: Task, left_out: Collection[int]) -> tuple
         left_out: ids of annotations.
     """
     annotations = [Failure("annotation", str(one), "could not be read, or is no label any more") for one in left_out]
+    held = [
+        Failure("label held back", str(row.id), row.held_reason or "no reason given")
+        for row in services.ledger.annotations.list(task.name, "submitted", limit=None)
+        if row.is_held
+    ]
     segs = [
         Failure("SEG", row.sop_instance_uid or "", row.reason)
         for row in services.ledger.annotations.unusable()
@@ -50,7 +55,7 @@ def failures(services: Services, task: Task, left_out: Collection[int]) -> tuple
     refused = services.ledger.series.list(status="refused")
     newest = sorted(refused, key=lambda row: row.updated_at, reverse=True)
     series = [Failure("series", row.series_uid, row.reason) for row in newest]
-    found = (*annotations, *reversed(segs), *series)
+    found = (*annotations, *held, *reversed(segs), *series)
     more = len(found) - MOST_FAILURES
     return found if more <= 0 else (*found[:MOST_FAILURES], Failure("more", str(more), "see: transunet-label status"))
 

@@ -12,6 +12,7 @@ from lib.workflows.casecache import CaseCache
 from lib.workflows.casefigures import common_mean_dice
 from lib.workflows.collect import CalibrationCases, PoolCases, collect
 from lib.workflows.executor.engine import FitJob, open_executor
+from lib.workflows.morning import keep_curves
 from lib.workflows.plan import Plan, fit_config, job_folder, require_enough
 from lib.workflows.recipe import adapted, first_weights
 from lib.workflows.retrain_log import log_retraining
@@ -76,12 +77,13 @@ def train_model(
         start=first_weights(services, task, plan.start, plan.seed),
         predict=task.predict,
         weights=half_new([number in plan.new for number in cases.ids], recipe.new),
-    )
         gpu_share=services.settings.retrain.gpu_share,
+    )
     fitted = open_executor(services.settings).fit(work, _noting(services, job, tell))
     for note in fitted.notes:
         take_note(services, job.id, note)
     metrics = figures_of(task, fitted.dice)
+    keep_curves(folder, fitted)  # first: once the model is there, no later attempt fits again
     save_model(folder / MODEL, Manifest.describe(task, plan.seed, metrics, cases.ids), fitted.state_dict)
     log_retraining(services, job, config, fitted, (cases, calibration), folder / MODEL, tell, MEASURED)
     return folder / MODEL

@@ -8,7 +8,6 @@ from lib.ledger.rows import JobRow
 from lib.registry.tracking import RUNS_NAME, RunLog
 from lib.training.config import FitConfig
 from lib.workflows.casecache import LazyCases
-from lib.workflows.morning import keep_curves
 from lib.workflows.retrain_notes import note_tags
 from lib.workflows.runrecord import Training, log_training
 from lib.workflows.services import Services
@@ -42,7 +41,6 @@ def log_retraining(
     Raises:
         Stopped: because of `tell`; the model is finished, and the next attempt goes on without a record.
     """
-    keep_curves(model.parent, fitted)
     settings = services.settings
     log = RunLog(settings.registry.located(settings.var), settings.var / RUNS_NAME)
     device = settings.inference.device
