@@ -50,6 +50,13 @@ def saved(folder: Path, task: Task) -> Path:
     return folder
 
 
+def test_a_training_goes_on_at_the_spacing_of_the_model_that_it_starts_from(tmp_path: Path) -> None:
+    large = [case((3, 256, 256), (7.7, 1.25, 1.25))]
+    coarse = replace(MR, preprocess=PreprocessConfig(spacing_mm=2.5))
+    assert with_spacing(MR, large, "cpu", saved(tmp_path / "own", MR)) == MR
+    assert with_spacing(MR, large, "cpu", saved(tmp_path / "coarse", coarse)) == coarse
+
+
 def test_a_model_is_asked_at_the_spacing_that_it_was_trained_at_where_its_task_names_none(tmp_path: Path) -> None:
     coarse = replace(MR, preprocess=PreprocessConfig(spacing_mm=2.5))
     folder = saved(tmp_path / "coarse", coarse)

@@ -53,10 +53,10 @@ def train(
     set_threads(threads or _cores())
     patient_of = patient_rule(patients or known_rule([pair.name for pair in pairs]))
     options = TrainOptions(max_minutes, seed, device, holdout, patient_of, start, _run_log() if log else None)
-    shown = with_spacing(chosen, FileCases(pairs, chosen, patient_of), device)
+    shown = with_spacing(chosen, FileCases(pairs, chosen, patient_of), device, start)
     if shown != chosen:
-        spacing_mm = shown.preprocess.spacing_mm
-        typer.echo(f"{task} names no preprocess.spacing_mm: it is {spacing_mm} mm, so that CPUs learn in minutes")
+        spacing_mm, why = shown.preprocess.spacing_mm, "in --start" if start else "CPUs learn in minutes there"
+        typer.echo(f"{task} names no preprocess.spacing_mm: it is {spacing_mm} mm, as {why}")
     with bars() as progress:
         show = FitBars(progress, options.applied_to(chosen.training))
         trained = train_folder(images, labels, shown, folder, options, show)
