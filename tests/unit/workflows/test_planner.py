@@ -127,7 +127,8 @@ def test_a_coarse_axis_takes_the_tenth_percentile_of_its_spacing_but_stays_the_c
 
 def test_slices_of_unlike_thickness_are_resampled_to_one() -> None:
     mixed = fingerprint((30, 256, 256), (4.0, 1.0, 1.0), (8.0, 1.0, 1.0))
-    assert planned(mixed).task.preprocess.spacing_mm == (4.0, 1.0, 1.0)
+    assert planned(mixed, device_memory_gb=24.0).task.preprocess.spacing_mm == (4.0, 1.0, 1.0)
+    assert planned(mixed).task.preprocess.spacing_mm == (4.0, 2.04, 2.04)  # 125 pixels a side for two cores
 
 
 def test_rare_labels_weigh_more_and_are_reported_apart() -> None:
