@@ -4,12 +4,16 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
 import torch
 
+from killed_retrain import services_of
+from labelled import TASK, label_patients, register_champion
 from lib.core.errors import InvalidMask, ProcessLost
 from lib.inference.config import ONE_ANSWER
 from lib.inference.model import Manifest, build_network, save_model
@@ -20,6 +24,9 @@ from lib.workflows.config import ExecutorConfig
 from lib.workflows.executor.cluster import RayExecutor
 from lib.workflows.executor.local import LocalExecutor
 from lib.workflows.looking import Picture, SentLook, looked
+from lib.workflows.plan import job_folder
+from lib.workflows.reportfiles import reports
+from lib.workflows.retrain import request_retrain, run_retrain
 from together import SCHEMA, SLICES, fit_job, length, make_case
 
 pytest.importorskip("ray", reason="ray is not installed: uv pip install -e '.[ray]'")
@@ -163,6 +170,36 @@ def test_scores_from_the_cluster_are_those_from_here(cluster: Cluster, tmp_path:
             torch.tensor(there[number].said.embedding), torch.tensor(here[number].said.embedding), atol=1e-4, rtol=1e-4
         )
     assert there[3].said.error == "no pixels"
+
+
+def test_a_whole_retraining_learns_on_the_cluster_and_judges_here(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def here(*_: object, **__: object) -> None:
+        raise AssertionError("the fit was to be on the cluster")
+
+    (tmp_path / "task.yaml").write_text(TASK)
+    rooms = services_of(tmp_path / "var", tmp_path / "task.yaml")
+    there = replace(rooms.settings, executor=ExecutorConfig("ray", 2, cluster.cluster.address, 0, 1))
+    services = replace(rooms, settings=there)
+    services.ledger.upgrade()
+    ids = label_patients(services)
+    register_champion(services, tmp_path / "champion", tuple(ids[:2]))
+    request_retrain(services, services.task(), {"steps": 4}, "test")
+    job = services.ledger.jobs.take(("retrain",), "worker", 60)
+    assert job is not None
+    monkeypatch.setattr("lib.training.fit.fit", here)
+    told: list[str] = []
+    outcome = run_retrain(services, job, lambda share, message: told.append(message), Event())
+    assert (outcome.version, outcome.training, outcome.calibration, outcome.start) == (2, 4, 2, 1)
+    assert outcome.notes == ()
+    assert any(message.startswith("training: step ") for message in told)
+    (report,) = reports(services.settings.var)
+    assert report["costs"]["device"] == "cpu, fp32"
+    assert report["costs"]["peak memory"].endswith(" GiB in each of 2 processes")
+    assert len(report["curves"]["loss"]) == 4
+    folder = job_folder(services, job.id)
+    assert {path.name for path in folder.glob("checkpoint*.pt")} >= {"checkpoint.pt"}
 
 
 def test_a_lost_node_ends_the_training_which_goes_on_elsewhere_from_the_checkpoint(
