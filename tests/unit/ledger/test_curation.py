@@ -132,16 +132,17 @@ def test_what_a_model_said_last_is_told_with_nan_for_what_it_did_not_say(filled:
     add = filled.annotations.add_draft
     newest = add(draft("1.1", 1), scores={"liver": 0.5}, values={"volume_ml": {"liver": 30.0, "cyst": 0.0}})
     filled.scorings.add("1.1", TASK, 3, Said(error="it has too few slices"))
-    (case, other, _) = filled.curation.cases(TASK)
+    curation = filled.curation
+    (case, other, _) = curation.with_values(curation.cases(TASK))
     assert (case.draft_id, case.model_version) == (newest, 1)
     assert (case.said["liver"]["entropy"], case.said["liver"]["volume_ml"]) == (0.5, 30.0)
     assert case.said["cyst"]["volume_ml"] == 0.0
     assert math.isnan(case.said["cyst"]["entropy"])
     assert math.isnan(case.said["liver"]["bald"])
     assert (other.said, other.model_version) == ({}, None)
-    assert filled.curation.cases(TASK, with_values=False)[0] == replace(case, said={})
+    assert curation.cases(TASK)[0] == replace(case, said={})
     filled.scorings.add("1.1", TASK, 2, Said({"liver": 0.25}))
-    (case, *_) = filled.curation.cases(TASK)
+    (case,) = curation.with_values(curation.cases(TASK)[:1])
     assert (case.draft_id, case.model_version, case.said["liver"]["entropy"]) == (newest, 2, 0.25)
 
 

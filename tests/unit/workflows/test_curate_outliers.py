@@ -231,5 +231,5 @@ def test_a_series_that_no_model_has_seen_is_not_there_or_is_not_for_the_task_say
     with pytest.raises(NotFound, match="takes CT, the series is MR"):
         like(filled, task, "5.1")
     filled.ledger.series.refuse("2.4", "slices are missing")
-    with pytest.raises(InvalidInput, match=r"series 2\.4 must be ready, got refused slices are missing"):
+    with pytest.raises(NotFound, match=r"series 2\.4 must be ready, it is refused slices are missing"):
         like(filled, task, "2.4")

@@ -6,6 +6,7 @@ Both outlive models and labels. Every change has its audit row, with the series 
 import builtins
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -165,15 +166,19 @@ class Curation(Book):
             _require_cohort(connection, name)
             return [MemberRow(**row) for row in connection.execute(query.order_by(M.c.series_uid)).mappings()]
 
-    def cases(self, task: str, with_values: bool = True) -> builtins.list[CuratedCase]:
-        """The ready series in the order of their UIDs, whoever they are for.
+    def cases(self, task: str) -> builtins.list[CuratedCase]:
+        """The ready series in the order of their UIDs, whoever they are for, with the labels and drafts of a task.
 
-        Args:
-            task: whose labels and drafts.
-            with_values: whether what the model said of each label is wanted.
+        What a model said of them is left to `with_values`: there are many numbers.
         """
         with self._read() as connection:
-            return curationreads.cases(connection, task, with_values)
+            return curationreads.cases(connection, task)
+
+    def with_values(self, cases: Sequence[CuratedCase]) -> builtins.list[CuratedCase]:
+        """The same cases with what a model said last of each label."""
+        with self._read() as connection:
+            said = curationreads.said(connection, [one.scoring_id for one in cases if one.scoring_id is not None])
+        return [replace(one, said=said.get(one.scoring_id or 0, {})) for one in cases]
 
     def embedded(self, task: str) -> builtins.list[Embedded]:
         """Which version has an embedding of which series: every version that saw it, not only the newest."""

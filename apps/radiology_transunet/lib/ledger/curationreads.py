@@ -34,7 +34,7 @@ class _Drawn:
     is_held: bool = False
 
 
-def cases(connection: sa.Connection, task: str, with_values: bool) -> list[CuratedCase]:
+def cases(connection: sa.Connection, task: str) -> list[CuratedCase]:
     """See `Curation.cases`."""
     drafts = sa.select(sa.func.max(A.c.id)).where(_ours(task)).group_by(A.c.series_uid)
     looks = sa.select(sa.func.max(N.c.id)).where(N.c.task == task, N.c.error == "").group_by(N.c.series_uid)
@@ -49,8 +49,7 @@ def cases(connection: sa.Connection, task: str, with_values: bool) -> list[Curat
     )
     found = connection.execute(query).mappings().all()
     drawn, tags = _drawn(connection, task), _tags(connection)
-    said = _said(connection, looks) if with_values else {}
-    return [_case(row, drawn.get(row["series_uid"], _Drawn()), said, tags) for row in found]
+    return [_case(row, drawn.get(row["series_uid"], _Drawn()), tags) for row in found]
 
 
 def embedded(connection: sa.Connection, task: str) -> list[Embedded]:
@@ -66,6 +65,19 @@ def vectors(connection: sa.Connection, scoring_ids: Sequence[int]) -> dict[int, 
     for part in parts(scoring_ids):
         query = sa.select(E.c.scoring_id, E.c.vector).where(E.c.scoring_id.in_(part))
         found.update({one: vector for one, vector in connection.execute(query)})  # noqa: C416, which knows no rows
+    return found
+
+
+def said(connection: sa.Connection, scoring_ids: Sequence[int]) -> dict[int, dict[str, dict[str, float]]]:
+    """By scoring, label and column."""
+    columns = [column for column in T.c if column.key not in ("scoring_id", "annotation_id", "label")]
+    names = [NAMES.get(column.key, column.key) for column in columns]
+    found: dict[int, dict[str, dict[str, float]]] = {}
+    for part in parts(scoring_ids):
+        query = sa.select(T.c.scoring_id, T.c.label, *columns).where(T.c.scoring_id.in_(part))
+        for scoring, label, *values in connection.execute(query):
+            numbers = [math.nan if value is None else value for value in values]
+            found.setdefault(scoring, {})[label] = dict(zip(names, numbers, strict=True))
     return found
 
 
@@ -101,24 +113,7 @@ def _tags(connection: sa.Connection) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def _said(connection: sa.Connection, looks: sa.Select[tuple[int]]) -> dict[int, dict[str, dict[str, float]]]:
-    """By scoring, label and column."""
-    columns = [column for column in T.c if column.key not in ("scoring_id", "annotation_id", "label")]
-    names = [NAMES.get(column.key, column.key) for column in columns]
-    query = sa.select(T.c.scoring_id, T.c.label, *columns).where(T.c.scoring_id.in_(looks))
-    found: dict[int, dict[str, dict[str, float]]] = {}
-    for scoring, label, *values in connection.execute(query):
-        numbers = (math.nan if value is None else float(value) for value in values)
-        found.setdefault(scoring, {})[label] = dict(zip(names, numbers, strict=True))
-    return found
-
-
-def _case(
-    row: sa.RowMapping,
-    drawn: _Drawn,
-    said: Mapping[int, Mapping[str, Mapping[str, float]]],
-    tags: Mapping[str, tuple[str, ...]],
-) -> CuratedCase:
+def _case(row: sa.RowMapping, drawn: _Drawn, tags: Mapping[str, tuple[str, ...]]) -> CuratedCase:
     return CuratedCase(
         series_uid=row["series_uid"],
         study_uid=row["study_uid"],
@@ -136,7 +131,7 @@ def _case(
         drawn=drawn.voxels,
         draft_id=row["draft_id"],
         model_version=row["model_version"],
-        said=said.get(row["scoring_id"], {}),
+        scoring_id=row["scoring_id"],
         tags=tags.get(row["series_uid"], ()),
     )
 

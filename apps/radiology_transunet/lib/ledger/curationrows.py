@@ -30,7 +30,8 @@ class CuratedCase:
         drawn: its voxels by label name; empty without one.
         draft_id: the newest draft of ours of these images, in force or not; None without one.
         model_version: that looked at it last, with a draft or without; None when none has.
-        said: what it said, by label and by name of the scores' column; NaN = no value. Empty when not asked for.
+        scoring_id: under which what it said is kept.
+        said: that, by label and by name of the scores' column; NaN = no value. Empty until it is asked for.
         tags: in their order.
     """
 
@@ -50,6 +51,7 @@ class CuratedCase:
     drawn: Mapping[str, int]
     draft_id: int | None
     model_version: int | None
+    scoring_id: int | None = None
     said: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     tags: tuple[str, ...] = ()
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from lib.selection.arrays import BoolArray, FloatArray, IntArray
 from lib.selection.config import SelectionConfig
-from lib.selection.embeddings import Comparable, mean_distance, squared_blocks
+from lib.selection.embeddings import Comparable, squared_blocks
 from lib.selection.rarity import novelty
 
 FAR = 0.95
@@ -60,7 +60,7 @@ def unlikeness(space: Comparable, seed: int, options: SelectionConfig) -> Unlike
     apart, which = k_nearest(space.points, space.anchors, options.rare_neighbours)
     return Unlikeness(
         novelty(space, seed, options),
-        mean_distance(space.points, space.anchors, options.rare_neighbours),
+        apart.mean(axis=1),
         np.sort(own_distance(space.anchors, options.rare_neighbours)),
         which,
         apart,

@@ -7,7 +7,7 @@ from lib.core.errors import InvalidInput, NotFound
 from lib.ledger.curationrows import CURATED_STATES, CuratedCase
 from lib.selection.neighbours import k_nearest
 from lib.taskfile import Task
-from lib.workflows.curate.cases import case_dict, task_case, task_cases, told
+from lib.workflows.curate.cases import case_dict, task_cases, told
 from lib.workflows.curate.conditions import require_word
 from lib.workflows.curate.space import load, version_for
 from lib.workflows.services import Services
@@ -53,15 +53,16 @@ def like(
 
     Raises:
         InvalidInput: no such state, a limit below 1.
-        NotFound: no such series, or one that no model has drafted, or not that version.
+        NotFound: no such series, or one that is not ready, not for the task, or not seen by that version or any.
     """
     if limit < 1:
         raise InvalidInput(f"limit must be at least 1, got {limit}")
     if state:
         require_word("state", state, CURATED_STATES)
-    case = task_case(services, task, series_uid)
-    wanted = [one for one in task_cases(services, task) if state in ("", one.state)]
-    others = {one.series_uid: one for one in wanted if one.series_uid != series_uid}
+    known = {one.series_uid: one for one in task_cases(services, task)}
+    if series_uid not in known:
+        raise NotFound(_why_not(services, task, series_uid))
+    others = {uid: one for uid, one in known.items() if uid != series_uid and state in ("", one.state)}
     embedded = services.ledger.curation.embedded(task.name)
     chosen = version_for(embedded, {series_uid}, others, version)
     if chosen is None:
@@ -71,10 +72,18 @@ def like(
     if not mine:
         raise NotFound(f"version {chosen} made no usable embedding of series {series_uid}: take another version")
     distances, which = k_nearest(point, points, limit)
-    pairs = zip(which.reshape(-1).tolist(), distances.reshape(-1).tolist(), strict=True)
-    near = tuple((others[ids[number]], distance) for number, distance in pairs)
+    found = services.ledger.curation.with_values([others[ids[number]] for number in which.reshape(-1)])
+    near = tuple(zip(found, distances.reshape(-1).tolist(), strict=True))
     left = f"{len(others) - len(ids)} others have no embedding by it and are left out"
-    return Alike(case, chosen, len(ids), near, (f"compared by embeddings of model version {chosen} alone; {left}",))
+    return Alike(
+        known[series_uid], chosen, len(ids), near, (f"compared by embeddings of model version {chosen} alone; {left}",)
+    )
+
+
+def _why_not(services: Services, task: Task, series_uid: str) -> str:
+    row = services.ledger.series.get(series_uid)
+    reason = task.why_not(row.modality, row.description)
+    return reason or f"series {series_uid} must be ready, it is {row.status} {row.reason}".rstrip()
 
 
 def _nothing(series_uid: str, is_embedded: bool) -> str:

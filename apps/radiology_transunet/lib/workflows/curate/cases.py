@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from lib.core.errors import InvalidInput, NotFound
 from lib.core.geometry import Geometry
 from lib.ledger.curationrows import CuratedCase
 from lib.selection.pool import QUANTITIES
@@ -16,26 +15,10 @@ NOTHING: Mapping[str, float] = {}
 ML_MM3 = 1000.0
 
 
-def task_cases(services: Services, task: Task, with_values: bool = True) -> list[CuratedCase]:
-    """The ready series that the task takes, in the order of their UIDs."""
-    rows = services.ledger.curation.cases(task.name, with_values)
+def task_cases(services: Services, task: Task) -> list[CuratedCase]:
+    """The ready series that the task takes, in the order of their UIDs, without what a model said of them."""
+    rows = services.ledger.curation.cases(task.name)
     return [row for row in rows if task.why_not(row.modality, row.protocol) is None]
-
-
-def task_case(services: Services, task: Task, series_uid: str) -> CuratedCase:
-    """One of them.
-
-    Raises:
-        NotFound: the ledger does not know the series, or the task does not take it; says which.
-        InvalidInput: it is not ready.
-    """
-    row = services.ledger.series.get(series_uid)
-    reason = task.why_not(row.modality, row.description)
-    if reason is not None:
-        raise NotFound(reason)
-    if row.status != "ready":
-        raise InvalidInput(f"series {series_uid} must be ready, got {row.status} {row.reason}".rstrip())
-    return next(case for case in task_cases(services, task) if case.series_uid == series_uid)
 
 
 def predicted_ml(case: CuratedCase, label: str) -> float:

@@ -141,23 +141,24 @@ def _ranked(
     comparable = Comparable(np.arange(len(ids), dtype=np.int64), points, anchors, anchor_ids, space.version)
     seed = services.settings.query.seed
     found = unlikeness(comparable, seed, services.settings.selection)
-    knows = len(found.usual) > 0
-    order = [i for i in descending(found.scores, keys(ids, seed)).tolist() if every or not knows or found.outlying[i]]
+    knows, shares, outlying = len(found.usual) > 0, found.shares, found.outlying
+    order = [i for i in descending(found.scores, keys(ids, seed)).tolist() if every or not knows or outlying[i]]
     usual = Usual.of(list(labelled.values()), task)
+    shown = services.ledger.curation.with_values([free[ids[i]] for i in order[:limit]])
     queue = tuple(
         Outlier(
-            case=free[ids[i]],
+            case=case,
             score=float(found.scores[i]),
             distance=float(found.distances[i]),
-            share=float(found.shares[i]),
-            is_outlying=bool(found.outlying[i]),
+            share=float(shares[i]),
+            is_outlying=bool(outlying[i]),
             neighbours=_neighbours(found, i, anchor_ids, labelled),
-            reasons=(*_far(found, i), *usual.strange(free[ids[i]])),
+            reasons=(*_far(found, i), *usual.strange(case)),
         )
-        for i in order[:limit]
+        for i, case in zip(order, shown, strict=False)
     )
     notes = _notes(space.version, len(free) - len(ids), len(labelled) - len(anchor_ids), knows)
-    return Outliers(space.version, len(ids), len(anchor_ids), int(found.outlying.sum()), queue, notes)
+    return Outliers(space.version, len(ids), len(anchor_ids), int(outlying.sum()), queue, notes)
 
 
 def _far(found: Unlikeness, i: int) -> tuple[str, ...]:

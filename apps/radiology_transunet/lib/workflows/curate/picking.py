@@ -58,7 +58,7 @@ def pick(services: Services, task: Task, cohort: str, splits: Collection[str] = 
         require_word("split", split, tuple(Split))
     row = services.ledger.curation.cohort(cohort)
     members = [member.series_uid for member in services.ledger.curation.members(cohort)]
-    ready = {case.series_uid: case for case in task_cases(services, task, with_values=False)}
+    ready = {case.series_uid: case for case in task_cases(services, task)}
     found = [ready[uid] for uid in members if uid in ready]
     chosen = [case for case in found if case.split in splits]
     held_out = Counter(case.split for case in found if case.split not in splits)

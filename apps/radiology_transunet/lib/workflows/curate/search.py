@@ -85,7 +85,8 @@ def search(
         raise InvalidInput(f"limit must be at least 1, got {limit}")
     labels = _labels(task, wanted.label)
     among = {row.series_uid for row in services.ledger.curation.members(wanted.cohort)} if wanted.cohort else None
-    cases = [case for case in task_cases(services, task) if _is_wanted(case, wanted, among)]
+    few = [case for case in task_cases(services, task) if _is_wanted(case, wanted, among)]
+    cases = services.ledger.curation.with_values(few)
     unsure = [case for case in cases if _hit(case, replace(wanted, dice=ANY), labels, NO_ESTIMATES) is not None]
     estimates = estimated_dice(services, unsure)
     known = [(case, estimates.get(case.series_uid, NO_ESTIMATES)) for case in unsure]
