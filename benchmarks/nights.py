@@ -43,8 +43,7 @@ def by_recipe(stage: Stage, number: int, nights: Sequence[Night]) -> Night:
     kept(stage, stage.model(number), fitted, stage.fit_seed(number), ids)
     before = time.process_time()
     version = shelf.add(number, mean, {START: FRESH if start is None else f"version {start}"})
-    if start is None:
-        hold_line(shelf.services(), task, version, cast(Any, stage.calibration), lambda share, message: None)
+    hold_line(shelf.services(), task, version, cast(Any, stage.calibration), lambda share, message: None)
     predictor = opened(stage, stage.model(number))
     exam = examined(stage, predictor)
     verdict = judged(stage, nights, exam, mean)

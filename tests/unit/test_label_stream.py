@@ -152,6 +152,7 @@ def fits(part, monkeypatch: pytest.MonkeyPatch) -> list[SimpleNamespace]:
         return SimpleNamespace(state_dict=state, steps=config.steps, dice=dict.fromkeys(task.schema.names, 0.5))
 
     monkeypatch.setattr(nights, "trained", trained)
+    monkeypatch.setattr("lib.training.measure.validate", lambda *given: dict.fromkeys(task.schema.names, 0.5))
     monkeypatch.setattr(nights, "opened", lambda of, folder: folder.name)
     monkeypatch.setattr(nights, "tested", lambda of, name: {"model-1": 0.6, "model-2": 0.7}.get(name, 0.2))
     monkeypatch.setattr(nights, "examined", lambda of, name: {"dice": [[0.5, 0.5]] * 8, "calibration_error": 0.1})

@@ -75,7 +75,7 @@ def test_a_champion_of_other_labels_is_no_start(services: Services, register: Re
 
 
 @pytest.mark.parametrize(("champion_dice", "start"), [(0.79, 2), (0.81, 1)])
-def test_a_reference_that_is_ahead_takes_the_line_over_until_a_later_version_serves(
+def test_a_version_that_is_ahead_takes_the_line_over_until_a_later_one_serves(
     services: Services, register: Register, monkeypatch: pytest.MonkeyPatch, champion_dice: float, start: int
 ) -> None:
     task = services.task()
@@ -90,6 +90,24 @@ def test_a_reference_that_is_ahead_takes_the_line_over_until_a_later_version_ser
     assert start_of(services, task) == start
     register(start, serves=True)
     assert start_of(services, task) == 3
+
+
+def test_a_version_is_held_against_the_head_of_the_line_not_against_the_champion(
+    services: Services, register: Register, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task, asked = services.task(), []
+    register(serves=True)
+    services.registry.note(task.name, register(1, dice=0.85), LINE, AHEAD)  # kept back by the gate
+    register(2, dice=0.8)
+    monkeypatch.setattr(recipe, "load_version", lambda services, task, model: asked.append(model.version))
+    monkeypatch.setattr(measure, "validate", lambda *given: {"ball": 0.85, "cube": None})
+    cases = CalibrationCases(CaseCache(services, task), ())
+    made = services.registry.get(task.name, 3)
+    assert not hold_line(services, task, made, cases, lambda share, message: None)
+    assert asked == [2]
+    head = recipe.head_of(services, task, services.registry.list(task.name))
+    assert head is not None
+    assert head.version == 2  # what it has learned is not lost, and version 3 is not gone on from
 
 
 def test_a_reference_that_served_and_was_rolled_back_is_no_start(services: Services, register: Register) -> None:

@@ -106,8 +106,8 @@ class RetrainConfig:
         max_days: days since the last training after which one new annotation is enough; 0 = never.
         seed: of the training, raised by the number of versions that exist.
         threads: CPU threads of the training process; 0 = half of the cores, at least one.
-        gpu_share: of a CUDA device's memory, above 0 and at most 1, that a training may take there; processes that share
-            the device share it. The rest is for drafts and what else runs there.
+        gpu_share: of a CUDA device's memory, above 0 and at most 1, that a training may take there; processes on one
+            device share it. The rest is for drafts and what else runs there.
         report_cases: calibration cases, drawn at random, on which the morning report compares both models; 0 = all.
     """
 
@@ -199,7 +199,7 @@ class GateConfig:
         margin: Dice that a label may lack, as far as the data can tell, and still count as not worse.
         alpha: error rate of the gate: the probability that a challenger passes that is no better, or worse in a label.
         resamples: of the bootstrap.
-        min_patients: promotion patients that must show each label, at least 3. A failure that none of them shows passes.
+        min_patients: promotion patients that must show each label, at least 3. A failure that none shows passes.
         calibration_slack: how much the expected calibration error may rise.
         latency_factor: how much longer a case may take, as a factor.
         golden: UIDs of series whose Dice must not change for the worse.

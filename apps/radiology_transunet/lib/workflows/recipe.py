@@ -1,8 +1,9 @@
 """How a retraining goes on from what there is: where it starts, how fast it learns, which labels it looks at.
 
-A challenger starts from the champion, shrunk towards fresh weights. Each so many-th one starts fresh: the reference
-that this line is held against, on the calibration patients. When the reference is better there, the next ones start
-from it, until a later version serves, or until it has served itself and was left again.
+A challenger starts from the head of a line, shrunk towards fresh weights. The head is the champion, or a newer version
+that was better than the head before on the calibration patients, but has not yet shown it to the gate: what a night
+has learned is not lost to the next one. Each so many-th challenger starts fresh: the reference, which takes the line
+over when it is better. A version that served and was left again heads nothing.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,25 +27,33 @@ if TYPE_CHECKING:
 START = "start"
 FRESH = "fresh weights"
 LINE = "line"
-AHEAD = "ahead of the champion"
-"""Tags of a version: what it started from, and whether it was a reference that the line of warm starts fell behind."""
+AHEAD = "ahead"
+"""Tags of a version: what it started from, and whether it was better than the head of the line that it found."""
 
 
 def start_of(services: Services, task: Task) -> int | None:
-    """The version that a training starts from; None = fresh weights.
-
-    That is the champion, or a newer reference that was better and was never left; fresh weights where neither fits the
-    task as it is now, or where a reference is due.
-    """
+    """The version that a training starts from; None = fresh weights, where nothing fits or a reference is due."""
     versions = services.registry.list(task.name)  # the newest first
-    tried = {row.version for row in services.ledger.models.list(task.name, limit=1000) if row.verdict == PROMOTED}
     every = services.settings.recipe.reference_every
     if every and _warm_since_fresh(versions) >= every - 1:
         return None
+    head = head_of(services, task, versions)
+    return None if head is None else head.version
+
+
+def head_of(services: Services, task: Task, versions: Sequence[ModelVersion]) -> ModelVersion | None:
+    """The version that the line goes on from; None where neither the champion nor a newer one fits the task as it is.
+
+    Args:
+        services: the rooms.
+        task: of the versions.
+        versions: those that may be it, the newest first.
+    """
+    tried = {row.version for row in services.ledger.models.list(task.name, limit=1000) if row.verdict == PROMOTED}
     for version in versions:
         is_ahead = version.tags.get(LINE) == AHEAD and version.version not in tried
         if (version.is_champion or is_ahead) and _fits(version, task):
-            return version.version
+            return version
     return None
 
 
@@ -101,34 +110,34 @@ def first_weights(services: Services, task: Task, start: int | None, seed: int) 
 def hold_line(
     services: Services,
     task: Task,
-    reference: ModelVersion,
+    made: ModelVersion,
     cases: CalibrationCases,
     tell: "Callable[[float, str], None]",
 ) -> bool:
-    """Whether a reference is ahead of the champion on the calibration patients; noted with it, for the next start.
+    """Whether a new version is better than the head of the line on the calibration patients; noted with it.
 
     Args:
         services: the rooms.
         task: of both.
-        reference: a version from fresh weights.
+        made: the new version.
         cases: that it was measured on.
         tell: called with the share done and what is going on.
     """
     from lib.training.measure import validate
 
-    mean = reference.metrics.get("mean_dice")
+    others = [version for version in services.registry.list(task.name) if version.version != made.version]
+    head, mean = head_of(services, task, others), made.metrics.get("mean_dice")
+    if head is None or mean is None:
+        return False
     try:
-        champion = services.registry.champion(task.name)
-        if champion is None or champion.version == reference.version or mean is None:
-            return False
-        predictor = load_version(services, task, champion)
+        predictor = load_version(services, task, head)
     except (NotFound, ManifestMismatch):
         return False
-    found = validate(predictor, cases, lambda share: tell(share, "holding the champion against the reference"))
+    found = validate(predictor, cases, lambda share: tell(share, "holding the version before against the new one"))
     theirs = common_mean_dice(task, found)
     is_ahead = theirs is not None and mean > theirs
     if is_ahead:
-        services.registry.note(task.name, reference.version, LINE, AHEAD)
+        services.registry.note(task.name, made.version, LINE, AHEAD)
     return is_ahead
 
 

@@ -168,13 +168,11 @@ def _tidy(services: Services, task: Task, tell: Report) -> None:
 def _register(
     services: Services, task: Task, job: JobRow, plan: Plan, model: Path, calibration: CalibrationCases, tell: Report
 ) -> int:
-    """The version of a finished model; one from fresh weights is a reference for those from the champion."""
+    """The version of a finished model, held against the one that the next trainings would start from."""
     tags = {"job": str(job.id), START: FRESH if plan.start is None else f"version {plan.start}"}
     tags |= note_tags(services, job.id)
     version = services.registry.register(task.name, model, _load_manifest(model, task).metrics, tags, plan.key)
-    if plan.start is None:
-        reference = services.registry.get(task.name, version)
-        hold_line(services, task, reference, calibration, part(tell, MEASURED, MEASURED))
+    hold_line(services, task, services.registry.get(task.name, version), calibration, part(tell, MEASURED, MEASURED))
     return version
 
 
