@@ -17,7 +17,6 @@ from lib.core.errors import InvalidTask
 from lib.core.labels import ANATOMICAL_STRUCTURE, Code, Label, LabelSchema
 from lib.inference.config import PredictConfig, PreprocessConfig
 from lib.networks.config import NetworkConfig
-from lib.networks.strides import with_strides
 from lib.strict import Path as KeyPath
 from lib.strict import build
 from lib.training.config import FitConfig
@@ -71,7 +70,7 @@ class Task:
             re.compile(self.series_description)
         except re.error as error:
             raise InvalidTask(f"series_description must be a regular expression: {error}") from error
-        object.__setattr__(self, "network", with_strides(self.network, self.preprocess.spacing_mm))
+        object.__setattr__(self, "network", self.network.with_strides(self.preprocess.spacing_mm))
 
     @property
     def schema(self) -> LabelSchema:

@@ -22,7 +22,6 @@ from lib.inference.model import (
     save_model,
 )
 from lib.networks.config import NetworkConfig
-from lib.networks.strides import with_strides
 
 
 @dataclass(frozen=True)
@@ -225,7 +224,7 @@ def flat_task(schema: LabelSchema, spacing_mm: tuple[float, float, float]) -> Pa
     """Of thick slices, with the strides that a task file without any gets."""
     plain = NetworkConfig(kind="transunet3d", patch=(16, 32, 32), dropout=0.0)
     preprocess = PreprocessConfig(spacing_mm=spacing_mm, window_hu=(-160, 240))
-    return Parts("organs", schema, preprocess, with_strides(plain, spacing_mm))
+    return Parts("organs", schema, preprocess, plain.with_strides(spacing_mm))
 
 
 def test_a_model_from_before_strides_followed_the_spacing_serves_unchanged_but_starts_no_training(

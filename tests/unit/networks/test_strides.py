@@ -4,7 +4,6 @@ import pytest
 
 from lib.inference.config import PreprocessConfig
 from lib.networks.config import NetworkConfig
-from lib.networks.strides import with_strides
 from lib.taskfile import Task, load_task
 
 THICK_MM = (7.7, 1.25, 1.25)
@@ -39,5 +38,5 @@ def test_thick_slices_of_a_task_without_strides_are_halved_last(kind: str) -> No
 def test_strides_stay_where_they_are_given_or_cannot_follow_the_spacing(
     network: NetworkConfig, spacing_mm: float | tuple[float, float, float] | None
 ) -> None:
-    assert with_strides(network, spacing_mm) is network
+    assert network.with_strides(spacing_mm) is network
     assert task(network, spacing_mm).network == network

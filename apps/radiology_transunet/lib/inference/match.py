@@ -9,7 +9,6 @@ from lib.core.errors import ManifestMismatch
 from lib.core.labels import LabelSchema
 from lib.inference.config import PredictConfig, PreprocessConfig
 from lib.networks.config import DEEPLY_SUPERVISED, NetworkConfig
-from lib.networks.strides import with_strides
 
 BEFORE_KINDS: Mapping[str, Any] = MappingProxyType(
     {"kind": "transunet", "patch": None, "strides": [], "channels": [], "parts": "both"}
@@ -85,7 +84,7 @@ def trained_network(trained: Mapping[str, Any], task: TaskParts) -> NetworkConfi
     if trained.get("strides") or not network.strides or list(network.patch or ()) != trained.get("patch"):
         return network
     plain = replace(network, strides=())
-    return plain if with_strides(plain, task.preprocess.spacing_mm) == network else network
+    return plain if plain.with_strides(task.preprocess.spacing_mm) == network else network
 
 
 def trained_preprocess(trained: Mapping[str, Any], task: TaskParts) -> PreprocessConfig:

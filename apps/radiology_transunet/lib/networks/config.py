@@ -7,7 +7,7 @@ from typing import Literal
 
 from lib.core.errors import InvalidSettings
 from lib.networks.sizes import SIZES_3D, SIZES_OF_PEERS, Architecture3d, PeerSize
-from lib.networks.topology import Triple, plan_strides, round_patch, side_multiples
+from lib.networks.topology import Triple, plan_strides, round_patch, side_multiples, spaced_strides
 
 MAX_CONTEXT_SLICES = 3
 
@@ -152,7 +152,7 @@ class NetworkConfig:
         patch: (slices, rows, columns) of what a network of patches sees at once, in voxels after resampling;
             None = a network of slices.
         strides: of each stage of a planned network of patches after the first, per axis; empty = planned from `patch`,
-            in a task also from its spacing (see strides.py). Planned are "transunet3d", "dynunet", "unet" and
+            in a task also from its spacing (`with_strides`). Planned are "transunet3d", "dynunet", "unet" and
             "attentionunet"; the others have strides of their own.
         channels: of each stage of a planned network; empty = those of the size. One more than there are strides; a
             folded size of "transunet3d" has no stage at the full resolution: as many as there are strides. Of the
@@ -221,6 +221,13 @@ class NetworkConfig:
             halvings = len(self.channels) - 1 if self.channels else SIZES_OF_PEERS[self.size].halvings
             return ((1, 2, 2),) * halvings
         return self.strides or plan_strides(self.patch)
+
+    def with_strides(self, spacing_mm: float | tuple[float, float, float] | None) -> "NetworkConfig":
+        """With the strides that patch and spacing of all three axes give, where they are left out."""
+        if self.patch is None or self.strides or self.kind in FIXED_PEERS or not isinstance(spacing_mm, tuple):
+            return self
+        strides = spaced_strides(self.patch, spacing_mm, same_depth=bool(self.channels))
+        return replace(self, strides=strides) if strides else self
 
     @property
     def numbers(self) -> Architecture | Architecture3d | PeerSize:

@@ -51,6 +51,23 @@ def plan_strides(
     return tuple(strides)
 
 
+def spaced_strides(patch: Sequence[int], spacing_mm: Sequence[float], same_depth: bool) -> tuple[Triple, ...]:
+    """The strides that a spacing asks for where cubes would have others; none where those of cubes stay.
+
+    They stay where a patch that cubes allow would not be allowed any more.
+
+    Args:
+        patch: (slices, rows, columns) in voxels.
+        spacing_mm: of its voxels.
+        same_depth: whether there must be as many strides as for cubes, whose stages have their channels.
+    """
+    cubes, strides = plan_strides(patch), plan_strides(patch, spacing_mm)
+    multiples = side_multiples(strides)
+    divides = all(side % multiple == 0 for side, multiple in zip(patch, multiples, strict=True))
+    other_depth = same_depth and len(strides) != len(cubes)
+    return () if strides == cubes or not divides or tuple(patch) == multiples or other_depth else strides
+
+
 def plan_kernels(strides: Sequence[Triple]) -> tuple[Triple, ...]:
     """Sides of the kernels of each stage, the first and the last included: one more than there are strides.
 
