@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cells import Cell, Kitchen, Made, key_of
+from cells import Cell, Kitchen, Made, beside, key_of
 from heads import add_options, read_split
 from lib.inference.config import PreprocessConfig
 from lib.networks.config import NetworkConfig
@@ -179,7 +179,8 @@ def cells_of(options: argparse.Namespace) -> dict[Cell, Made]:
     """All cells, the missing ones being made; the pace of each network first, one after the other."""
     shared = [f"--{name}={getattr(options, name)}" for name in ("data", "split", "device", "threads")]
     shared += [f"--batch={options.batch}"] if options.batch else []
-    kitchen = Kitchen(__file__, shared, options.work, options.jobs, options.threads)
+    published = beside(options.out, options.split)
+    kitchen = Kitchen(__file__, shared, options.work, options.jobs, options.threads, published)
 
     def key(cell: Cell) -> str:
         network, words = cell[0], [*cell[1:], options.split, options.batch, *elsewhere(options)]
@@ -190,14 +191,18 @@ def cells_of(options: argparse.Namespace) -> dict[Cell, Made]:
             return f"{cell[0]}: {made['cpu_s']:.3f} CPU s a step"
         return f"{cell[0]} seed {cell[2]}: Dice {head_means(made, 'dice').mean():.4f}, {made['steps']} steps"
 
-    steps = dict.fromkeys(options.networks, options.steps)
+    steps, paced = dict.fromkeys(options.networks, options.steps), dict[Cell, str]()
     if not options.steps:
         paces = [(network, "pace") for network in options.networks]
-        found = replace(kitchen, jobs=1).make({cell: key(cell) for cell in paces}, shown)
+        paced = {cell: key(cell) for cell in paces}
+        found = replace(kitchen, jobs=1).make(paced, shown)
         seconds = 2 * 60 * options.minutes
         steps = {network: max(1, round(seconds / made["cpu_s"])) for (network, _), made in found.items()}
     wanted = [(n, str(steps[n]), str(seed)) for seed in range(options.seeds) for n in options.networks]
-    return kitchen.make({cell: key(cell) for cell in wanted}, shown)
+    keys = {cell: key(cell) for cell in wanted}
+    made = kitchen.make(keys, shown)
+    kitchen.publish([*paced.values(), *keys.values()])
+    return made
 
 
 def head_means(made: Made, figure: str, label: str | None = None) -> FloatArray:
