@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lib.core.errors import Conflict, InvalidInput, NotFound, RegistryUnavailable
+from lib.core.errors import Conflict, InvalidInput, NotFound, RegistryUnavailable, WeightsUnavailable
 from lib.registry.config import RegistryConfig
 from lib.registry.registry import Registry
 
@@ -181,6 +181,20 @@ def test_a_version_without_its_folder_is_never_listed(registry: Registry, task: 
     assert [version.version for version in registry.list(task)] == [1]
     with pytest.raises(NotFound, match="lost its weights"):
         registry.champion(task)
+
+
+def test_a_fresh_process_knows_weights_that_are_away_from_a_task_without_any(
+    registry: Registry, located: RegistryConfig, task: str, weights: Path
+) -> None:
+    Registry(located).require_weights(task)  # nothing was ever trained: nothing can be away
+    registry.register(task, weights, {})
+    folder = registry.path(task, 1).parent
+    Registry(located).require_weights(task)
+    shutil.rmtree(folder)
+    with pytest.raises(WeightsUnavailable, match=f"{folder} must hold the weights of task {task}'s versions"):
+        Registry(located).require_weights(task)
+    folder.mkdir()
+    Registry(located).require_weights(task)
 
 
 def test_many_versions_are_all_listed_beyond_one_page(registry: Registry, task: str, weights: Path) -> None:

@@ -248,6 +248,7 @@ class Registry:
 
     def _rows(self, task: str) -> tuple[Any, ...]:
         """MLflow's rows of all versions of the task."""
+        self.open()
         rows: tuple[Any, ...] = ()
         token = None
         while True:
