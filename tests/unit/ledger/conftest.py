@@ -86,3 +86,12 @@ def ledger(url: str, clock: Clock) -> Iterator[Ledger]:
     opened = Ledger(url, clock)
     yield opened
     opened.close()
+
+
+@pytest.fixture
+def sqlite_ledger(sqlite_template: Path, tmp_path: Path, clock: Clock) -> Iterator[Ledger]:
+    """A ledger over SQLite alone."""
+    shutil.copy(sqlite_template, tmp_path / "alone.db")
+    opened = Ledger(f"sqlite:///{tmp_path}/alone.db", clock)
+    yield opened
+    opened.close()

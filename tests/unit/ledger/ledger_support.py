@@ -68,6 +68,24 @@ def free_series(ledger: Ledger, strategy: str = "random") -> list[str]:
     return [entry.series_uid for entry in ledger.queue.head(TASK, strategy, limit=1000) if entry.is_free]
 
 
+@contextmanager
+def plans(ledger: Ledger) -> Iterator[list[str]]:
+    """The steps by which SQLite does each select in the block."""
+    steps: list[str] = []
+
+    def explain(_connection: Any, cursor: Any, statement: str, values: Any, *_: Any) -> None:
+        if statement.startswith("SELECT"):
+            found = cursor.connection.cursor().execute(f"EXPLAIN QUERY PLAN {statement}", values)
+            steps.extend(step for *_, step in found.fetchall())
+
+    engine = ledger.jobs.database.engine
+    sa.event.listen(engine, "before_cursor_execute", explain)
+    try:
+        yield steps
+    finally:
+        sa.event.remove(engine, "before_cursor_execute", explain)
+
+
 # ---- a real PostgreSQL
 
 

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from ledger_support import START, TASK, Clock, add_series, draft, human
+from ledger_support import START, TASK, Clock, add_series, draft, human, plans
 
 from lib.core.errors import Conflict
 from lib.ledger.ledger import Ledger
@@ -133,3 +133,10 @@ def test_of_a_kind_the_jobs_of_the_smaller_priority_are_taken_first(ledger: Ledg
     assert ledger.jobs.is_due(["draft"])
     assert [job.key for _ in range(3) if (job := ledger.jobs.take(["draft"], "w", 60))] == ["new", "old 1", "old 2"]
     assert not ledger.jobs.is_due(["draft", "score"])
+
+
+def test_the_job_of_a_series_is_found_by_its_key_and_not_among_all_that_wait(sqlite_ledger: Ledger) -> None:
+    with plans(sqlite_ledger) as found:
+        assert wanted(sqlite_ledger, 1, left_to=("draft", f"draft:{TASK}:")) == []
+    (search,) = [step for step in found if "jobs" in step]
+    assert search.endswith("USING INDEX ix_jobs_one_open (kind=? AND task=? AND key=?)")

@@ -88,8 +88,9 @@ class Scorings(Book):
         if left_to is not None:
             query = query.where(~_has_job(task, *left_to))
         with self._read() as connection:
-            rows = connection.execution_options(stream_results=True).execute(query.order_by(*by_urgency(task)))
-            return list(islice((uid for uid, *kind in rows if takes(*kind)), limit))
+            streamed = connection.execution_options(stream_results=True)
+            with streamed.execute(query.order_by(*by_urgency(task))) as rows:
+                return list(islice((uid for uid, *kind in rows if takes(*kind)), limit))
 
     def scored(self, task: str) -> frozenset[str]:
         """The series that any version has scored."""
@@ -150,5 +151,5 @@ def _of(series_uid: Any, task: str) -> sa.ColumnElement[bool]:
 
 def _has_job(task: str, kind: str, key: str) -> sa.Exists:
     """Condition: a job of that kind is open whose key ends with the series."""
-    mine = sa.and_(J.c.kind == kind, J.c.task == task, J.c.state.in_(("queued", "running")))
+    mine = sa.and_(J.c.kind == kind, J.c.task == task, tables.IS_OPEN)
     return sa.exists().where(mine, J.c.key == sa.literal(key) + S.c.series_uid)

@@ -197,6 +197,9 @@ jobs = sa.Table(
     sqlite_autoincrement=True,
 )
 
+IS_OPEN = sa.text(f"jobs.{OPEN_JOB}")
+"""Condition of open jobs in the words of the index: SQLite finds it by no values that are sent beside a statement."""
+
 outbox = sa.Table(
     "outbox",
     metadata,
