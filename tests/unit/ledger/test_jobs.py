@@ -1,7 +1,8 @@
 """A job is done by one worker, or again by another when the first falls silent."""
 
 import pytest
-from ledger_support import TASK, Clock
+import sqlalchemy as sa
+from ledger_support import TASK, Clock, plans
 
 from lib.core.errors import Conflict, InvalidInput, NotFound
 from lib.ledger.ledger import Ledger
@@ -200,3 +201,55 @@ def test_a_job_without_key_or_attempts_is_refused(ledger: Ledger) -> None:
             ledger.jobs.add(kind, TASK, {}, key, attempts)
     with pytest.raises(InvalidInput, match="taken by a named worker"):
         ledger.jobs.take(["draft"], "", 60)
+
+
+def taken(ledger: Ledger, count: int, kind: str = "draft") -> list[str]:
+    """Keys of the next jobs."""
+    return [job.key for _ in range(count) if (job := ledger.jobs.take([kind], "w1", 60))]
+
+
+def test_jobs_that_are_brought_forward_last_are_taken_first_however_few_they_are(ledger: Ledger) -> None:
+    ledger.jobs.add_many("draft", TASK, [({}, f"{n:04}") for n in range(1000)])
+    night = [f"{n:04}" for n in reversed(range(100, 700))]
+    assert ledger.jobs.bring_forward("draft", TASK, night) == 600
+    assert ledger.jobs.bring_forward("draft", TASK, ["0950", "0150", "0050", "none"]) == 3
+    add(ledger, "late")
+    assert taken(ledger, 6) == ["0950", "0150", "0050", "0699", "0698", "0697"]
+
+
+def test_only_queued_jobs_of_the_kind_and_task_are_brought_forward(ledger: Ledger) -> None:
+    add(ledger, "1")
+    assert taken(ledger, 1) == ["1"]
+    add(ledger, "2")
+    add(ledger, "3")
+    ledger.jobs.add("draft", "other", {}, "3")
+    assert ledger.jobs.bring_forward("draft", TASK, ["1", "3", "3"]) == 1
+    assert ledger.jobs.bring_forward("draft", TASK, []) == 0
+    assert taken(ledger, 3) == ["3", "2", "3"]
+
+
+def test_jobs_are_brought_forward_in_short_transactions_in_the_order_of_their_ids(ledger: Ledger) -> None:
+    keys = [str(n) for n in range(450)]
+    ledger.jobs.add_many("draft", TASK, [({}, key) for key in keys])
+    changed: list[list[int]] = []
+
+    def note(_c: object, _cursor: object, statement: str, values: object, _context: object, many: bool) -> None:
+        if statement.startswith("UPDATE jobs") and many:
+            rows = [value.values() if isinstance(value, dict) else value for value in values]  # type: ignore[attr-defined]
+            changed.append([max(v for v in row if isinstance(v, int)) for row in rows])
+
+    sa.event.listen(ledger.jobs.database.engine, "before_cursor_execute", note)
+    assert ledger.jobs.bring_forward("draft", TASK, keys[::-1]) == 450
+    assert [len(part) for part in changed] == [200, 200, 50]
+    ids = [job for part in changed for job in part]
+    assert ids == sorted(ids)
+
+
+def test_open_jobs_are_found_by_their_key(sqlite_ledger: Ledger) -> None:
+    add(sqlite_ledger, "1")
+    with plans(sqlite_ledger) as found:
+        sqlite_ledger.jobs.bring_forward("draft", TASK, ["1"])
+        add(sqlite_ledger, "1")
+    searches = [step for step in found if "ix_jobs_one_open" in step]
+    assert len(searches) == 2
+    assert all("kind=? AND task=? AND key=?" in step for step in searches)

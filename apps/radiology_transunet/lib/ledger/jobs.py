@@ -2,19 +2,17 @@
 
 import builtins
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 
-from lib.core.errors import Conflict, InvalidInput, NotFound
+from lib.core.errors import Conflict, InvalidInput
 from lib.ledger import tables
 from lib.ledger.book import NOTHING, Book, insert_all_new, insert_new, require_among, seconds
+from lib.ledger.jobreads import CHUNK, JOB, is_held, is_left, job_row, next_due, queued
 from lib.ledger.rows import JOB_STATES, JobRow, JobState
 
 T = tables.jobs
-JOB = sa.select(*(column for column in T.c if column.key not in ("lease_s", "lease_until", "priority")))
-OPEN = ("queued", "running")
 MAX_ATTEMPTS = 3
 FIRST_PAUSE_S = 5.0
 LONGEST_PAUSE_S = 600.0
@@ -39,7 +37,7 @@ class Jobs(Book):
         while True:
             with self._write() as connection:
                 is_new = insert_new(connection, T, values)
-                same = sa.and_(T.c.kind == kind, T.c.task == task, T.c.key == key, T.c.state.in_(OPEN))
+                same = sa.and_(T.c.kind == kind, T.c.task == task, T.c.key == key, tables.IS_OPEN)
                 found = connection.execute(sa.select(T.c.id).where(same)).scalar()
                 if is_new:
                     self._note(connection, "job.added", f"job {found}", {"kind": kind, "task": task, "key": key})
@@ -73,13 +71,23 @@ class Jobs(Book):
             return count
 
     def bring_forward(self, kind: str, task: str, keys: Sequence[str]) -> int:
-        """Let the queued jobs of these keys be taken before others of their kind, in this order; how many there are."""
+        """Let the queued jobs of these keys be taken before others of their kind, in this order; how many there are.
+
+        Also before those that were brought forward earlier. All who call at once go through the jobs in one order, so
+        that none waits for another that waits for it.
+        """
+        places = {key: place - len(keys) for place, key in enumerate(keys)}
         count = 0
-        with self._write() as connection:
-            for place, key in enumerate(keys):
-                mine = sa.and_(T.c.kind == kind, T.c.task == task, T.c.key == key, T.c.state == "queued")
-                values = {"priority": place - len(keys), "not_before": self.clock()}
-                count += connection.execute(sa.update(T).where(mine).values(**values)).rowcount
+        with self._read() as connection:
+            foremost = sa.select(sa.func.min(T.c.priority)).where(T.c.kind == kind, T.c.state == "queued")
+            base = min(connection.execute(foremost).scalar() or 0, 0)
+            found = sorted(queued(connection, kind, task, list(places)))
+        mine = sa.and_(T.c.id == sa.bindparam("job_id"), T.c.state == "queued")
+        update = sa.update(T).where(mine).values(priority=sa.bindparam("place"), not_before=self.clock())
+        for start in range(0, len(found), CHUNK):
+            part = [{"job_id": job, "place": base + places[key]} for job, key in found[start : start + CHUNK]]
+            with self._write() as connection:
+                count += connection.execute(update, part).rowcount
         return count
 
     def take(self, kinds: Sequence[str], worker: str, lease_s: float) -> JobRow | None:
@@ -97,13 +105,13 @@ class Jobs(Book):
         self._bury(kinds)
         now = self.clock()
         with self._write() as connection:
-            job_id = _next(connection, kinds, now)
+            job_id = next_due(connection, kinds, now)
             if job_id is None:
                 return None
             held = {"worker": worker, "heartbeat_at": now, "lease_s": lease_s, "lease_until": now + seconds(lease_s)}
             fresh = {"attempts": T.c.attempts + 1, "started_at": now, "progress": 0.0, "message": ""}
             connection.execute(sa.update(T).where(T.c.id == job_id).values(state="running", **held, **fresh))
-            job = _row(connection, job_id)
+            job = job_row(connection, job_id)
             self._note(connection, "job.taken", f"job {job_id}", {"attempt": job.attempts}, worker)
             return job
 
@@ -117,7 +125,7 @@ class Jobs(Book):
         """
         now = self.clock()
         with self._write() as connection:
-            held = sa.select(T.c.lease_s).where(_held(job)).with_for_update()
+            held = sa.select(T.c.lease_s).where(is_held(job)).with_for_update()
             lease_s = connection.execute(held).scalar()
             if lease_s is None:
                 return False
@@ -177,10 +185,10 @@ class Jobs(Book):
             Conflict: it is over.
         """
         with self._write() as connection:
-            update = sa.update(T).where(T.c.id == job_id, T.c.state.in_(OPEN))
+            update = sa.update(T).where(T.c.id == job_id, tables.IS_OPEN)
             changed = connection.execute(update.values(state="cancelled", finished_at=self.clock())).rowcount
             if not changed:
-                state = _row(connection, job_id).state
+                state = job_row(connection, job_id).state
                 raise Conflict(f"job {job_id} must be queued or running to be cancelled, got {state}")
             self._note(connection, "job.cancelled", f"job {job_id}")
 
@@ -191,7 +199,7 @@ class Jobs(Book):
             NotFound: no such job.
         """
         with self._read() as connection:
-            return _row(connection, job_id)
+            return job_row(connection, job_id)
 
     def list(
         self, kind: str | None = None, state: str | None = None, task: str | None = None, limit: int = 100
@@ -246,7 +254,7 @@ class Jobs(Book):
     def _bury(self, kinds: Sequence[str]) -> None:
         """Fail the jobs whose workers fell silent in the last attempt."""
         now = self.clock()
-        left = sa.and_(T.c.kind.in_(kinds), _left(now), T.c.attempts >= T.c.max_attempts)
+        left = sa.and_(T.c.kind.in_(kinds), is_left(now), T.c.attempts >= T.c.max_attempts)
         with self._read() as connection:
             found = connection.execute(sa.select(T.c.id, T.c.worker, T.c.attempts).where(left)).all()
         for job_id, worker, attempts in found:
@@ -260,36 +268,7 @@ class Jobs(Book):
     def _close(
         self, connection: sa.Connection, job: JobRow, values: Mapping[str, Any], details: Mapping[str, Any]
     ) -> bool:
-        changed = connection.execute(sa.update(T).where(_held(job)).values(values)).rowcount == 1
+        changed = connection.execute(sa.update(T).where(is_held(job)).values(values)).rowcount == 1
         if changed:
             self._note(connection, f"job.{values['state']}", f"job {job.id}", details, job.worker or "")
         return changed
-
-
-def _next(connection: sa.Connection, kinds: Sequence[str], now: datetime) -> int | None:
-    """The job to do, locked: by kind, first what was left, then what waits; by priority, then the oldest first."""
-    waits = sa.and_(T.c.state == "queued", T.c.not_before <= now)
-    for kind in kinds:
-        for due in (sa.and_(_left(now), T.c.attempts < T.c.max_attempts), waits):
-            query = sa.select(T.c.id).where(T.c.kind == kind, due).order_by(T.c.priority, T.c.id).limit(1)
-            found = connection.execute(query.with_for_update(skip_locked=True)).scalar()
-            if found is not None:
-                return int(found)
-    return None
-
-
-def _left(now: datetime) -> sa.ColumnElement[bool]:
-    return sa.and_(T.c.state == "running", T.c.lease_until <= now)
-
-
-def _held(job: JobRow) -> sa.ColumnElement[bool]:
-    """Whether that worker still holds the job in that attempt."""
-    attempt = sa.and_(T.c.worker == job.worker, T.c.attempts == job.attempts)
-    return sa.and_(T.c.id == job.id, T.c.state == "running", attempt)
-
-
-def _row(connection: sa.Connection, job_id: int) -> JobRow:
-    found = connection.execute(JOB.where(T.c.id == job_id)).mappings().first()
-    if found is None:
-        raise NotFound(f"the ledger has no job {job_id}")
-    return JobRow(**found)

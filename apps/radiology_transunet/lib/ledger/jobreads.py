@@ -1,0 +1,57 @@
+"""Which job is next, who holds one, and which wait: what `ledger.jobs` asks inside its transactions."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+import sqlalchemy as sa
+
+from lib.core.errors import NotFound
+from lib.ledger import tables
+from lib.ledger.rows import JobRow
+
+T = tables.jobs
+JOB = sa.select(*(column for column in T.c if column.key not in ("lease_s", "lease_until", "priority")))
+CHUNK = 200
+"""Jobs that are changed in one transaction, so that others get to write in between."""
+
+
+def next_due(connection: sa.Connection, kinds: Sequence[str], now: datetime) -> int | None:
+    """The job to do, locked: by kind, first what was left, then what waits; by priority, then the oldest first."""
+    waits = sa.and_(T.c.state == "queued", T.c.not_before <= now)
+    for kind in kinds:
+        for due in (sa.and_(is_left(now), T.c.attempts < T.c.max_attempts), waits):
+            query = sa.select(T.c.id).where(T.c.kind == kind, due).order_by(T.c.priority, T.c.id).limit(1)
+            found = connection.execute(query.with_for_update(skip_locked=True)).scalar()
+            if found is not None:
+                return int(found)
+    return None
+
+
+def queued(connection: sa.Connection, kind: str, task: str, keys: Sequence[str]) -> list[tuple[int, str]]:
+    """Id and key of the queued jobs of these keys."""
+    query = sa.select(T.c.id, T.c.key).where(T.c.kind == kind, T.c.task == task, tables.IS_OPEN, T.c.state == "queued")
+    parts = [keys[start : start + CHUNK] for start in range(0, len(keys), CHUNK)]
+    return [(job, key) for part in parts for job, key in connection.execute(query.where(T.c.key.in_(part)))]
+
+
+def is_left(now: datetime) -> sa.ColumnElement[bool]:
+    """Whether a worker took the job and fell silent."""
+    return sa.and_(T.c.state == "running", T.c.lease_until <= now)
+
+
+def is_held(job: JobRow) -> sa.ColumnElement[bool]:
+    """Whether that worker still holds the job in that attempt."""
+    attempt = sa.and_(T.c.worker == job.worker, T.c.attempts == job.attempts)
+    return sa.and_(T.c.id == job.id, T.c.state == "running", attempt)
+
+
+def job_row(connection: sa.Connection, job_id: int) -> JobRow:
+    """The job.
+
+    Raises:
+        NotFound: no such job.
+    """
+    found = connection.execute(JOB.where(T.c.id == job_id)).mappings().first()
+    if found is None:
+        raise NotFound(f"the ledger has no job {job_id}")
+    return JobRow(**found)
