@@ -12,7 +12,7 @@ from lib.selection.pool import QUANTITIES
 from lib.selection.ranking import Ranking
 from lib.selection.strategies import STRATEGIES
 from lib.training.data import Case
-from lib.workflows.casepool import pool_of
+from lib.workflows.casepool import Moment, pool_of
 from lib.workflows.collect import Split
 from lib.workflows.config import QueryConfig
 from lib.workflows.lineup import line_up
@@ -59,11 +59,13 @@ def queued(
 ) -> list[tuple[str, str]]:
     """The queue of a strategy by the product's code: (name, why) of each case."""
     rows = [candidate(game, case, version, seen.get(case.name)) for case in game.material.pool]
-    known = [labelled_case(game, case, version, seen.get(case.name)) for case in game.find(sorted(labelled))]
+    known = [labelled_case(game, case, seen.get(case.name)) for case in game.find(sorted(labelled))]
+    moment = Moment(champion=version, compared=version)
 
     def rank(cases: Sequence[Candidate], seed: int) -> Ranking:
         chosen = STRATEGIES[strategy]
-        return chosen(pool_of(game.task, cases, known, chosen.by_model), seed, game.settings.selection)
+        pool = pool_of(game.task, cases, known, moment, with_values=chosen.by_model)
+        return chosen(pool, seed, game.settings.selection)
 
     free = [row for row in rows if row.series_uid not in labelled]
     lines = line_up(free, strategy, rank, query_of(game, strategy), turn=len(labelled) - game.start)
@@ -98,8 +100,8 @@ def candidate(game: Game, case: Case, version: int, shown: Said | None) -> Candi
     return Candidate(case.name, Split.POOL.value, shown.scores, version, case.patient, site, vector=shown.vector)
 
 
-def labelled_case(game: Game, case: Case, version: int, shown: Said | None) -> LabelledCase:
+def labelled_case(game: Game, case: Case, shown: Said | None) -> LabelledCase:
     """A labelled case as a row of the ledger."""
     labels = frozenset(label.name for label in game.task.schema if (case.mask.array == label.id).any())
-    model, vector = (None, b"") if shown is None else (version, shown.vector)
-    return LabelledCase(case.name, labels, model, vector, case.patient, game.material.sites[case.name], "", "")
+    vector = b"" if shown is None else shown.vector
+    return LabelledCase(case.name, labels, vector, case.patient, game.material.sites[case.name], "", "")
