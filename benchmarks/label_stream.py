@@ -21,7 +21,9 @@ night, in three ways that see the same labels:
   and the recipe is not charged for having them.
 
 The cost is CPU seconds of one thread: of the whole training, the validations that choose weights and the reference
-among them; the gate's own are beside it. The area under the curve of served Dice over labels (trapezoids, divided by
+among them; beside it are those of the gate and of the line, for which the new model and the head are both measured on
+the calibration set. (`mean_dice`, which is passed with each model, is its training's best look; it is asked for only
+when nothing serves yet.) The area under the curve of served Dice over labels (trapezoids, divided by
 the range of labels) and the Dice at the end are compared by pairs of one seed, with 95 % intervals of Student's t over
 the seeds. These draw the order of labels and all of training on the same heads: the intervals say how sure a difference
 is on this test set, not how it would vary with other patients. A promotion lowers when the test mean of what serves is

@@ -16,7 +16,7 @@ from lib.workflows.promotion import PROMOTED
 from lib.workflows.services import Services
 
 MEAN = "mean_dice"
-"""Under which the recipe finds a version's mean Dice on the calibration patients."""
+"""Under which a version has its mean Dice on the calibration patients, as in the product; the line does not read it."""
 SEEDS_APART = 1000
 
 
@@ -66,7 +66,7 @@ class Night:
         labels: accepted so far.
         steps: of its training.
         train_s: CPU seconds of its training, with the validations that choose weights.
-        judge_s: CPU seconds of holding the model against the one that serves.
+        judge_s: CPU seconds of holding the model against the head of the line, both measured anew, and before the gate.
         made: Dice of its model on the test cases.
         served: Dice on the test cases of the model that serves afterwards.
         promoted: whether that is its model.

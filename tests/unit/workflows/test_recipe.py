@@ -1,7 +1,8 @@
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +21,22 @@ from lib.workflows.services import Services
 
 RECIPE = RecipeConfig(keep=0.6, steps=0.3, rate=0.25, new=0.5, validations=5, reference_every=3)
 Register = Callable[..., int]
+CASES: Any = ("case",)
+"""Stands for calibration cases, which nothing looks into here."""
+
+
+def looking(monkeypatch: pytest.MonkeyPatch, dice: Mapping[int, float]) -> list[tuple[int, Any]]:
+    """Give the versions these mean Dice instead of measuring them; who is measured on what."""
+    looks: list[tuple[int, Any]] = []
+
+    def validate(version: int, cases: Any, report: Callable[[float], None]) -> dict[str, float | None]:
+        looks.append((version, cases))
+        report(1.0)
+        return {"ball": dice[version], "cube": None}
+
+    monkeypatch.setattr(recipe, "load_version", lambda services, task, model: model.version)
+    monkeypatch.setattr(measure, "validate", validate)
+    return looks
 
 
 @pytest.fixture
@@ -81,11 +98,10 @@ def test_a_version_that_is_ahead_takes_the_line_over_until_a_later_one_serves(
     task = services.task()
     register(serves=True)
     register(dice=0.8)
-    monkeypatch.setattr(recipe, "load_version", lambda services, task, model: model.version)
-    monkeypatch.setattr(measure, "validate", lambda *given: {"ball": champion_dice, "cube": None})
+    looks = looking(monkeypatch, {1: champion_dice, 2: 0.8})
     reference = services.registry.get(task.name, 2)
-    cases = CalibrationCases(CaseCache(services, task), ())
-    assert hold_line(services, task, reference, cases, lambda share, message: None) is (start == 2)
+    assert hold_line(services, task, reference, CASES, lambda share, message: None) is (start == 2)
+    assert looks == [(1, CASES), (2, CASES)]
     assert (services.registry.get(task.name, 2).tags.get(LINE) == AHEAD) is (start == 2)
     assert start_of(services, task) == start
     register(start, serves=True)
@@ -95,19 +111,72 @@ def test_a_version_that_is_ahead_takes_the_line_over_until_a_later_one_serves(
 def test_a_version_is_held_against_the_head_of_the_line_not_against_the_champion(
     services: Services, register: Register, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    task, asked = services.task(), []
+    task = services.task()
     register(serves=True)
-    services.registry.note(task.name, register(1, dice=0.85), LINE, AHEAD)  # kept back by the gate
-    register(2, dice=0.8)
-    monkeypatch.setattr(recipe, "load_version", lambda services, task, model: asked.append(model.version))
-    monkeypatch.setattr(measure, "validate", lambda *given: {"ball": 0.85, "cube": None})
-    cases = CalibrationCases(CaseCache(services, task), ())
+    services.registry.note(task.name, register(1), LINE, AHEAD)  # kept back by the gate
+    register(2)
+    looks = looking(monkeypatch, {1: 0.7, 2: 0.85, 3: 0.8})
     made = services.registry.get(task.name, 3)
-    assert not hold_line(services, task, made, cases, lambda share, message: None)
-    assert asked == [2]
+    assert not hold_line(services, task, made, CASES, lambda share, message: None)
+    assert [version for version, _ in looks] == [2, 3]
     head = recipe.head_of(services, task, services.registry.list(task.name))
     assert head is not None
     assert head.version == 2  # what it has learned is not lost, and version 3 is not gone on from
+
+
+def test_a_version_is_measured_again_whatever_its_training_said_of_it(
+    services: Services, register: Register, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task, said = services.task(), []
+    register(serves=True, dice=0.7)
+    made = services.registry.get(task.name, register(1, dice=0.99))
+    looking(monkeypatch, {1: 0.8, 2: 0.8})
+    assert not hold_line(services, task, made, CASES, lambda share, message: said.append((share, message)))
+    assert said == [
+        (0.5, "measuring version 1 on the calibration patients"),
+        (1.0, "measuring version 2 on the calibration patients"),
+    ]
+    looks = looking(monkeypatch, {1: 0.8, 2: 0.9})
+    nothing = CalibrationCases(CaseCache(services, task), ())
+    assert not hold_line(services, task, made, nothing, lambda share, message: None)
+    assert looks == []
+
+
+def test_a_version_that_went_on_from_one_that_was_rolled_back_heads_no_line(
+    services: Services, register: Register
+) -> None:
+    task = services.task()
+    promote(services, task, register(), "the first")
+    promote(services, task, register(1), "better")
+    on_top = register(2)  # kept by the gate, with the weights of version 2
+    services.registry.note(task.name, on_top, LINE, AHEAD)
+    second = register(on_top)
+    services.registry.note(task.name, second, LINE, AHEAD)
+    assert start_of(services, task) is None  # a reference is due
+    every_tenth = replace(services.settings, recipe=replace(RECIPE, reference_every=10))
+    object.__setattr__(services, "settings", every_tenth)
+    assert start_of(services, task) == second
+    rollback(services, task, "worse in the field")
+    assert start_of(services, task) == 1
+    beside = register(1)
+    services.registry.note(task.name, beside, LINE, AHEAD)
+    later = register(beside)
+    services.registry.note(task.name, later, LINE, AHEAD)
+    assert start_of(services, task) == later
+
+
+def test_nothing_older_than_a_champion_that_does_not_fit_heads_the_line(
+    services: Services, register: Register, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = services.task()
+    register()
+    services.registry.note(task.name, register(), LINE, AHEAD)
+    assert start_of(services, task) == 2
+    register(serves=True)
+    monkeypatch.setattr(recipe, "_fits", lambda version, task: version.version != 3)
+    assert start_of(services, task) is None
+    services.registry.note(task.name, register(), LINE, AHEAD)
+    assert start_of(services, task) == 4
 
 
 def test_a_reference_that_served_and_was_rolled_back_is_no_start(services: Services, register: Register) -> None:

@@ -3,10 +3,11 @@
 A challenger starts from the head of a line, shrunk towards fresh weights. The head is the champion, or a newer version
 that was better than the head before on the calibration patients, but has not yet shown it to the gate: what a night
 has learned is not lost to the next one. Each so many-th challenger starts fresh: the reference, which takes the line
-over when it is better. A version that served and was left again heads nothing.
+over when it is better. A version that served and was left again heads nothing, nor does what went on from it.
 """
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -24,11 +25,15 @@ from lib.workflows.services import Services
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+logger = logging.getLogger(__name__)
+
 START = "start"
 FRESH = "fresh weights"
 LINE = "line"
 AHEAD = "ahead"
 """Tags of a version: what it started from, and whether it was better than the head of the line that it found."""
+VERSION = "version "
+"""Before the number of the version that one started from."""
 
 
 def start_of(services: Services, task: Task) -> int | None:
@@ -44,15 +49,22 @@ def start_of(services: Services, task: Task) -> int | None:
 def head_of(services: Services, task: Task, versions: Sequence[ModelVersion]) -> ModelVersion | None:
     """The version that the line goes on from; None where neither the champion nor a newer one fits the task as it is.
 
+    A newer one counts only with all that it went on from, back to the champion or to fresh weights: what was learned on
+    top of a version that served and was left again carries that version's weights.
+
     Args:
         services: the rooms.
         task: of the versions.
         versions: those that may be it, the newest first.
     """
-    tried = {row.version for row in services.ledger.models.list(task.name, limit=1000) if row.verdict == PROMOTED}
+    rows = services.ledger.models.list(task.name, limit=1000)
+    served = {row.version for row in rows if row.verdict == PROMOTED}
+    starts = {version.version: _start_number(version) for version in versions}
     for version in versions:
-        is_ahead = version.tags.get(LINE) == AHEAD and version.version not in tried
-        if (version.is_champion or is_ahead) and _fits(version, task):
+        if version.is_champion:
+            return version if _fits(version, task) else None
+        is_ahead = version.tags.get(LINE) == AHEAD
+        if is_ahead and _is_sound(version.version, starts, served, _champion_in(versions)) and _fits(version, task):
             return version
     return None
 
@@ -116,29 +128,69 @@ def hold_line(
 ) -> bool:
     """Whether a new version is better than the head of the line on the calibration patients; noted with it.
 
+    Both are measured here, on the same cases: the figures of the new one's training are the best of several looks, and
+    perhaps of other cases. To be better at all is enough, which is no proof: it says where to go on from, and what is
+    to serve has to prove itself to the gate.
+
     Args:
         services: the rooms.
         task: of both.
         made: the new version.
-        cases: that it was measured on.
+        cases: to measure both on; without any the head stays.
         tell: called with the share done and what is going on.
     """
     from lib.training.measure import validate
 
     others = [version for version in services.registry.list(task.name) if version.version != made.version]
-    head, mean = head_of(services, task, others), made.metrics.get("mean_dice")
-    if head is None or mean is None:
+    head = head_of(services, task, others)
+    if head is None or made.is_champion or not cases:
         return False
-    try:
-        predictor = load_version(services, task, head)
-    except (NotFound, ManifestMismatch):
-        return False
-    found = validate(predictor, cases, lambda share: tell(share, "holding the version before against the new one"))
-    theirs = common_mean_dice(task, found)
-    is_ahead = theirs is not None and mean > theirs
+    means = []
+    for number, version in enumerate((head, made)):
+        report = _half(tell, number, f"measuring version {version.version} on the calibration patients")
+        try:
+            predictor = load_version(services, task, version)
+        except (NotFound, ManifestMismatch) as error:
+            logger.warning("version %d of task %s cannot be measured: %s", version.version, task.name, error)
+            return False
+        means.append(common_mean_dice(task, validate(predictor, cases, report)))
+    theirs, ours = means
+    is_ahead = theirs is not None and ours is not None and ours > theirs
     if is_ahead:
         services.registry.note(task.name, made.version, LINE, AHEAD)
     return is_ahead
+
+
+def _half(tell: "Callable[[float, str], None]", number: int, message: str) -> "Callable[[float], None]":
+    """A report of the first or the second half."""
+    return lambda share: tell((number + share) / 2, message)
+
+
+def _champion_in(versions: Sequence[ModelVersion]) -> int | None:
+    return next((version.version for version in versions if version.is_champion), None)
+
+
+def _start_number(version: ModelVersion) -> int | None:
+    """The version that one went on from; None = fresh weights."""
+    start = version.tags.get(START, FRESH)
+    return None if start == FRESH else int(start.removeprefix(VERSION))
+
+
+def _is_sound(version: int, starts: Mapping[int, int | None], served: Set[int], champion: int | None) -> bool:
+    """Whether a version reaches the champion or fresh weights through such alone as never served.
+
+    Args:
+        version: that is asked about.
+        starts: what each version that is there went on from; None = fresh weights.
+        served: the versions that serve or served.
+        champion: that serves now.
+    """
+    at: int | None = version
+    while at is not None and at != champion:
+        if at in served or at not in starts:  # a version that is gone does not tell what it was made from
+            return False
+        at = starts[at]
+    return True
 
 
 def _warm_since_fresh(versions: Sequence[ModelVersion]) -> int:

@@ -32,7 +32,7 @@ from lib.workflows.morning import Night, morning_report
 from lib.workflows.plan import Plan, job_folder, open_plan, require_params, with_sound_start
 from lib.workflows.presegment import deliver_outbox, enqueue_drafts
 from lib.workflows.promotion import reconcile_promotions
-from lib.workflows.recipe import FRESH, START, hold_line
+from lib.workflows.recipe import FRESH, START, VERSION, hold_line
 from lib.workflows.retrain_fit import FETCHED, MEAN, MEASURED, Report, finished_model, part, train_model
 from lib.workflows.retrain_notes import note_tags, notes_of, take_note
 from lib.workflows.services import Services
@@ -169,7 +169,7 @@ def _register(
     services: Services, task: Task, job: JobRow, plan: Plan, model: Path, calibration: CalibrationCases, tell: Report
 ) -> int:
     """The version of a finished model, held against the one that the next trainings would start from."""
-    tags = {"job": str(job.id), START: FRESH if plan.start is None else f"version {plan.start}"}
+    tags = {"job": str(job.id), START: FRESH if plan.start is None else f"{VERSION}{plan.start}"}
     tags |= note_tags(services, job.id)
     version = services.registry.register(task.name, model, _load_manifest(model, task).metrics, tags, plan.key)
     hold_line(services, task, services.registry.get(task.name, version), calibration, part(tell, MEASURED, MEASURED))
