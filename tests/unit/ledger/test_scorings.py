@@ -140,3 +140,15 @@ def test_the_job_of_a_series_is_found_by_its_key_and_not_among_all_that_wait(sql
         assert wanted(sqlite_ledger, 1, left_to=("draft", f"draft:{TASK}:")) == []
     (search,) = [step for step in found if "jobs" in step]
     assert search.endswith("USING INDEX ix_jobs_one_open (kind=? AND task=? AND key=?)")
+
+
+def test_what_was_said_of_other_images_than_a_series_has_by_now_is_not_kept(ledger: Ledger) -> None:
+    ledger.series.add(NewSeries("1.1", "study-1.1", "patient-1.1", "pool", "CT", instances=5))
+    ledger.series.set_ready("1.1", (), "frame")
+    assert not ledger.scorings.add("1.1", TASK, 1, UNSURE, instances=3)
+    assert not ledger.scorings.add("1.1", TASK, 1, Said(error="a gap"), instances=3)
+    with pytest.raises(Conflict, match=r"series 1\.1 must have 3 instances as drafted"):
+        ledger.annotations.add_draft(draft("1.1"), scores={"liver": 0.5}, instances=3)
+    assert ledger.scorings.versions("1.1", TASK) == {}
+    assert ledger.scorings.add("1.1", TASK, 1, UNSURE, instances=5)
+    assert ledger.annotations.add_draft(draft("1.1", 2), instances=5)

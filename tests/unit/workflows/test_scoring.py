@@ -19,7 +19,7 @@ from lib.inference.model import Manifest, build_network, save_model
 from lib.inference.predictor import Predictor
 from lib.ledger.book import utc_now
 from lib.ledger.ledger import Ledger
-from lib.ledger.rows import NewHuman
+from lib.ledger.rows import NewHuman, NewSeries
 from lib.workflows.jobrunner import JobRunner
 from lib.workflows.jobs import CHECK, DRAFT, SCORE
 from lib.workflows.models import ChampionCache
@@ -199,6 +199,31 @@ def test_a_broken_device_fails_the_job_and_leaves_no_mark_on_the_series(
     assert [versions(services, uid) for uid in uids] == [{}] * 4
     found, error = state(services)
     assert (found, "RuntimeError: the device is gone" in error) == ("queued", True)
+
+
+def test_scores_of_old_images_are_not_kept_when_slices_arrive_meanwhile(
+    services: Services, add_series: AddSeries, champion: int, runner: JobRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uid, task, looks = add_series("P1"), services.task(), list[int]()
+    honest = Predictor.predict
+
+    def predict(self: Predictor, volume: Volume, *more: object) -> Prediction:
+        looks.append(1)
+        if len(looks) == 1:
+            known = services.ledger.series.get(uid)
+            grown = NewSeries(uid, known.study_uid, "P1", "pool", "CT", "ball", known.instances + 1)
+            services.ledger.series.add(grown)
+            services.ledger.series.set_ready(uid, [], known.frame_of_reference_uid, None)
+        elif len(looks) == 2:
+            assert versions(services, uid) == {}
+        return honest(self, volume, *more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Predictor, "predict", predict)
+    start_scoring(services, task)
+    assert runner.one_job()
+    assert len(looks) == 2
+    assert versions(services, uid) == {champion: ""}
+    assert services.ledger.jobs.list(kind=SCORE)[0].result["scored"] == 1
 
 
 def test_scoring_waits_for_an_archive_that_is_away_and_goes_on_where_it_was(

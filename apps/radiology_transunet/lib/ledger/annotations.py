@@ -50,6 +50,7 @@ class Annotations(AnnotationReviews):
         companions: Sequence[Companion] = (),
         values: Mapping[str, Mapping[str, float]] = NOTHING,
         estimates: Mapping[str, EstimatedDice] = NOTHING,
+        instances: int | None = None,
     ) -> int:
         """Enter what a model found; the same SEG again changes nothing.
 
@@ -66,13 +67,15 @@ class Annotations(AnnotationReviews):
             companions: what is stored in the archive, and deleted from it, with the draft.
             values: other scores and evidence by the name of their column and label name.
             estimates: how good each label probably is, by name.
+            instances: how many were looked at; refuse when the series has another number by now. None = all.
 
         Returns:
             The id.
 
         Raises:
             NotFound: no such series.
-            Conflict: a person was faster, a background draft is not wanted now, or the SEG is something else already.
+            Conflict: a person was faster, a background draft is not wanted now, the images are others by now, or the
+                SEG is something else already.
         """
         now = self.clock()
         with self._write() as connection:
@@ -84,6 +87,10 @@ class Annotations(AnnotationReviews):
                 return masks.require_twin(known, draft, draft.origin)
             if job is not None:
                 masks.require_undisturbed(connection, now, draft)
+            if masks.has_changed(connection, draft.series_uid, instances):
+                raise Conflict(
+                    f"series {draft.series_uid} must have {instances} instances as drafted, got another number"
+                )
             if unless_labelled and _is_labelled(connection, draft.series_uid, draft.task):
                 raise Conflict(f"series {draft.series_uid} has a person's annotation for {draft.task} already")
             late = self._insert_late(connection, draft, ("draft",), draft.origin, outbox)

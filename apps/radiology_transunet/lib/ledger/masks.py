@@ -115,6 +115,12 @@ def require_undisturbed(connection: sa.Connection, at: datetime, draft: NewDraft
         raise Conflict(f"series {draft.series_uid} is in an annotator's hands until {until:%Y-%m-%d %H:%M:%S} UTC")
 
 
+def has_changed(connection: sa.Connection, series_uid: str, instances: int | None) -> bool:
+    """Whether a locked series has another number of instances than were looked at; None = all were."""
+    known = sa.select(tables.series.c.instances).where(tables.series.c.series_uid == series_uid)
+    return instances is not None and connection.execute(known).scalar_one() != instances
+
+
 def supersede(
     connection: sa.Connection,
     series_uid: str,

@@ -45,8 +45,24 @@ class Scorings(Book):
 
     __slots__ = ()
 
-    def add(self, series_uid: str, task: str, version: int, said: Said, job: JobRow | None = None) -> bool:
+    def add(
+        self,
+        series_uid: str,
+        task: str,
+        version: int,
+        said: Said,
+        job: JobRow | None = None,
+        instances: int | None = None,
+    ) -> bool:
         """Keep what a version said of a series, unless it has scored the series before; whether it was kept.
+
+        Args:
+            series_uid: of what.
+            task: name of the task.
+            version: of the model.
+            said: what it said.
+            job: refuse when its worker no longer holds it.
+            instances: how many were looked at; nothing is kept when the series has another number by now. None = all.
 
         Raises:
             NotFound: no such series.
@@ -57,7 +73,7 @@ class Scorings(Book):
                 masks.require_held(connection, job)
             require_series(connection, series_uid)
             known = sa.exists().where(_of(series_uid, task), N.c.version == version, N.c.error == "")
-            if connection.execute(sa.select(known)).scalar():
+            if connection.execute(sa.select(known)).scalar() or masks.has_changed(connection, series_uid, instances):
                 return False
             keep(connection, self.clock(), (series_uid, task, version), said)
             return True

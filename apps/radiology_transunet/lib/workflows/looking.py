@@ -32,11 +32,13 @@ class Picture:
         series_uid: which one.
         volume: its image; None when it has none.
         error: why it has none.
+        instances: how many the ledger knew before they were fetched; None = it was not asked.
     """
 
     series_uid: str
     volume: Volume | None
     error: str = ""
+    instances: int | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,12 +50,14 @@ class Answer:
         version: of the model that looked.
         said: what it said; its error is the series' own.
         doubt: what went wrong for a reason that may lie in the series or in the machine; "" when nothing did.
+        instances: of the picture.
     """
 
     series_uid: str
     version: int
     said: Said
     doubt: str = ""
+    instances: int | None = None
 
 
 class Pictures(Sequence[Picture]):
@@ -91,14 +95,15 @@ class Pictures(Sequence[Picture]):
             ArchiveUnavailable: the archive does not answer.
             DiskFull: no room for what it sent.
         """
+        instances = self._services.ledger.series.get(series_uid).instances
         try:
             source = load_or_mark(self._services, series_uid)
             require_suitable(source, self._task)
         except (ArchiveUnavailable, DiskFull):
             raise
         except LabelError as error:
-            return Picture(series_uid, None, str(error))
-        return Picture(series_uid, source.volume)
+            return Picture(series_uid, None, str(error), instances)
+        return Picture(series_uid, source.volume, instances=instances)
 
 
 class LocalLook:
@@ -171,10 +176,11 @@ def _opened(look: SentLook) -> "Predictor":
 def looked(predictor: "Predictor", version: int, picture: Picture) -> Answer:
     """What a model says of a picture; what goes wrong is told, so that one series does not keep others from scores."""
     if picture.volume is None:
-        return Answer(picture.series_uid, version, Said(error=picture.error))
+        return Answer(picture.series_uid, version, Said(error=picture.error), instances=picture.instances)
     try:
         found = predictor.predict(picture.volume)
     except Exception as error:
         logger.exception("version %d cannot score series %s", version, picture.series_uid)
-        return Answer(picture.series_uid, version, Said(), f"{type(error).__name__}: {error}")
-    return Answer(picture.series_uid, version, Said(dict(found.scores), kept_values(found), found.embedding))
+        return Answer(picture.series_uid, version, Said(), f"{type(error).__name__}: {error}", picture.instances)
+    said = Said(dict(found.scores), kept_values(found), found.embedding)
+    return Answer(picture.series_uid, version, said, instances=picture.instances)

@@ -99,6 +99,7 @@ def presegment(
     champions.predictor(task.name)  # without a model nothing is fetched
     if job is not None:
         _require_wanted(services, champions, task, series_uid)
+    instances = services.ledger.series.get(series_uid).instances  # as known before the images are fetched
     made = _predict(champions, task, load_or_mark(services, series_uid), report)
     mask = made.prediction.mask
     sop_uid, seg_series_uid = (None, None) if mask.is_empty else (new_uid(), new_uid())
@@ -132,6 +133,7 @@ def presegment(
         companions=maps,
         values=kept_values(said),
         estimates=made.estimates,
+        instances=instances,
     )
 
 

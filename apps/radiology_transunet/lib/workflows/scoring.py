@@ -206,7 +206,8 @@ class _Work:
         if self._services.ledger.series.get(answer.series_uid).status != "ready":
             return  # it has left the archive meanwhile
         case = (answer.series_uid, self._task.name, answer.version)
-        self._services.ledger.scorings.add(*case, answer.said, self._job)
+        if not self._services.ledger.scorings.add(*case, answer.said, self._job, answer.instances):
+            return  # other images came while these were looked at, or a draft brought the scores
         if answer.said.error:
             self.failed += 1
             logger.warning("version %d cannot score series %s: %s", answer.version, *case[:1], answer.said.error)
