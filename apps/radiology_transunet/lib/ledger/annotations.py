@@ -87,10 +87,7 @@ class Annotations(AnnotationReviews):
                 return masks.require_twin(known, draft, draft.origin)
             if job is not None:
                 masks.require_undisturbed(connection, now, draft)
-            if masks.has_changed(connection, draft.series_uid, instances):
-                raise Conflict(
-                    f"series {draft.series_uid} must have {instances} instances as drafted, got another number"
-                )
+            masks.require_same_images(connection, draft.series_uid, instances)
             if unless_labelled and _is_labelled(connection, draft.series_uid, draft.task):
                 raise Conflict(f"series {draft.series_uid} has a person's annotation for {draft.task} already")
             late = self._insert_late(connection, draft, ("draft",), draft.origin, outbox)

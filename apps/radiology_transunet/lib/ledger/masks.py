@@ -121,6 +121,12 @@ def has_changed(connection: sa.Connection, series_uid: str, instances: int | Non
     return instances is not None and connection.execute(known).scalar_one() != instances
 
 
+def require_same_images(connection: sa.Connection, series_uid: str, instances: int | None) -> None:
+    """Raise Conflict when a locked series has another number of instances than were drafted; None = all were."""
+    if has_changed(connection, series_uid, instances):
+        raise Conflict(f"series {series_uid} must have {instances} instances as drafted, got another number")
+
+
 def supersede(
     connection: sa.Connection,
     series_uid: str,
