@@ -325,6 +325,34 @@ def test_a_stop_after_both_are_measured_promotes_nobody(
     assert services.ledger.models.list(task) == []
 
 
+@pytest.mark.parametrize("dice", [0.84, 0.76])
+def test_who_is_not_to_decide_any_more_leaves_the_verdict_of_who_is(services: Services, judge, dice: float) -> None:
+    task = services.task().name
+    theirs = '{"promote": false, "reason": "the new holder\'s"}'
+
+    def taken_over() -> None:
+        services.registry.note(task, 2, "gate", theirs)
+        raise Stopped("it was taken over")
+
+    with pytest.raises(Stopped):
+        judge(0.80, dice, patients=6, hold=taken_over)
+    assert services.registry.get(task, 2).tags["gate"] == theirs
+    assert [entry for entry in services.ledger.audit.list() if entry.action == "model.gate"] == []
+
+
+def test_a_verdict_that_another_champion_made_void_is_in_no_audit_trail(services: Services, judge) -> None:
+    task = services.task()
+    judge(0.80, 0.84, patients=6)
+
+    def by_hand() -> None:
+        if services.registry.champion(task.name).version == 2:
+            rollback(services, task, "by hand, in the middle of the gate")
+
+    judge(0.88, patients=0, before=by_hand)
+    told = [entry.details for entry in services.ledger.audit.list() if entry.subject == f"{task.name} 3"]
+    assert [details["champion"] for details in told if "champion" in details] == [1]
+
+
 def test_a_champion_that_another_took_over_from_meanwhile_is_not_replaced_unseen(services: Services, judge) -> None:
     task = services.task()
     judge(0.80, 0.84, patients=6)

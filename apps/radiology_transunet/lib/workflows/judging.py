@@ -8,6 +8,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -87,7 +88,8 @@ def decide(
         exam: who is judged, and on what.
         tell: called with the share done and what is going on; may raise to end it.
         before_serving: what a challenger needs that is going to serve; the verdict is written down once it is done.
-        hold: called right before the verdict is recorded; raises when whoever asks is not to decide any more.
+        hold: called right before anything of the verdict is recorded; raises when whoever asks is not to decide any
+            more, and nothing is.
     """
     given = _given(services, task, exam.version)
     while given is None:
@@ -95,9 +97,6 @@ def decide(
         verdict = _judge(services, task, exam, opponent, tell)
         if verdict.promote:
             before_serving()
-        figures = verdict.to_dict()
-        services.registry.note(task.name, exam.version, GATE, json.dumps(figures))
-        services.ledger.audit.add("gate", "model.gate", f"{task.name} {exam.version}", figures)
         try:
             _carry_out(services, task, exam, opponent, verdict, hold)
         except ChampionChanged as error:
@@ -129,13 +128,14 @@ def find_opponent(services: Services, task: Task) -> Opponent:
 def _carry_out(
     services: Services, task: Task, exam: Exam, opponent: Opponent, verdict: Verdict, hold: Callable[[], None]
 ) -> None:
-    """Let serve who serves from now on, and record why.
+    """Let serve who serves from now on, and record why: nothing of it before it is sure that the verdict counts.
 
     Where the challenger does not, and the champion cannot, the version that was compared with serves again.
 
     Raises:
         ChampionChanged: the champion is another one by now, and the verdict says nothing of it.
     """
+    figures = verdict.to_dict()
 
     def require() -> None:
         hold()
@@ -143,12 +143,17 @@ def _carry_out(
         if now != opponent.serving:
             raise ChampionChanged(f"version {now} serves by now, compared was with version {opponent.serving}")
 
-    metrics = {**exam.metrics, GATE: verdict.to_dict()}
+    def recorded(check: Callable[[], None]) -> None:
+        check()
+        services.registry.note(task.name, exam.version, GATE, json.dumps(figures))
+        services.ledger.audit.add("gate", "model.gate", f"{task.name} {exam.version}", figures)
+
+    metrics = {**exam.metrics, GATE: figures}
     if verdict.promote:
-        return promote(services, task, exam.version, verdict.reason, metrics, require)
+        return promote(services, task, exam.version, verdict.reason, metrics, partial(recorded, require))
     if opponent.misfit and opponent.found is not None:
         rollback(services, task, verdict.reason, opponent.found[0].version, require)
-    keep(services, task, exam.version, verdict.reason, metrics, hold)
+    keep(services, task, exam.version, verdict.reason, metrics, partial(recorded, hold))
 
 
 def _given(services: Services, task: Task, version: int) -> Verdict | None:
