@@ -108,7 +108,7 @@ def test_nnunet_is_told_channels_labels_without_gaps_and_how_many_there_are(
     told = json.loads((tmp_path / DATASET / "dataset.json").read_text())
     assert told == {
         "name": DATASET,
-        "description": "balls with a cube",
+        "description": services.task().description,
         "channel_names": {"0": "CT"},
         "labels": {"background": 0, "cube": 1, "ball": 2},
         "numTraining": 2,
@@ -188,6 +188,23 @@ def test_no_file_name_and_no_header_tells_who_the_patient_is(
     assert "anna" not in told
 
 
+def test_no_words_of_scanners_or_people_leave_with_a_data_set(
+    services: Services, cohort: dict[str, str], add_series: Adder, tmp_path: Path
+) -> None:
+    task, refused = replace(services.task(), series_description="ball"), add_series("p8")
+    services.ledger.series.refuse(refused, "St Elsewhere's scanner lost slices")
+    services.ledger.series.add(NewSeries("1.2.3", "1.2", "p9", "pool", "CT", "Jane Doe 1970", 3))
+    services.ledger.series.set_ready("1.2.3", [], "1.3")
+    services.ledger.curation.create("free", "of Jane Doe, St Elsewhere's", "anna")
+    services.ledger.curation.add("free", [cohort["drawn"], refused, "1.2.3"], "anna")
+    done = export_data_set(services, task, "free", "nnunet", tmp_path / DATASET, "anna")
+    written = "".join((tmp_path / DATASET / name).read_text() for name in (MANIFEST, "dataset.json"))
+    assert "Jane Doe" not in written
+    assert "Elsewhere" not in written
+    assert "got 'Jane Doe 1970'" in " ".join(one.details for one in done.left_out)
+    assert sorted(one["reason"] for one in done.manifest["left_out"]) == ["not-for-this-task", "not-ready"]
+
+
 def test_the_name_of_a_case_is_short_stable_and_its_own(services: Services, add_series: Adder) -> None:
     first, second = add_series("0123456789abcdef0123456789abcdef"), add_series("0123456789abcdef0123456789abcdef")
     names = [name_of(services, uid) for uid in (first, second)]
@@ -238,12 +255,17 @@ def test_what_cannot_be_read_is_left_out_with_the_reason(
     services.archive.delete_series(cohort["plain"])
     services.ledger.curation.add("odd", [gone, refused, other], "anna")
     done = export(services, tmp_path / DATASET)
-    reasons = {one["series_uid"]: one["reason"] for one in done.manifest["left_out"]}
-    assert reasons[gone] == "it is gone"
-    assert reasons[refused] == "it is refused: slices are missing"
-    assert "takes CT, the series is MR" in reasons[other]
-    assert f"no series {cohort['plain']}" in reasons[cohort["plain"]]
-    assert len(reasons) == 4
+    details = {one.series_uid: one.details for one in done.left_out}
+    assert details[gone] == "it is gone"
+    assert details[refused] == "it is refused: slices are missing"
+    assert "takes CT, the series is MR" in details[other]
+    assert f"no series {cohort['plain']}" in details[cohort["plain"]]
+    assert {one["series_uid"]: one["reason"] for one in done.manifest["left_out"]} == {
+        gone: "not-ready",
+        refused: "not-ready",
+        other: "not-for-this-task",
+        cohort["plain"]: "unreadable",
+    }
     assert done.manifest["counts"]["unlabelled"] == 1
     assert "4 series could not be used" in done.words
 
@@ -259,9 +281,8 @@ def test_a_label_that_goes_while_its_cohort_is_exported_does_not_become_one(
             services.ledger.annotations.reject(label.id, "ben", "wrong")
 
     done = export(services, tmp_path / DATASET, tell=reject)
-    (lost,) = done.manifest["left_out"]
-    assert lost["series_uid"] == cohort["drawn"]
-    assert "became rejected while the cohort was exported: export again" in lost["reason"]
+    assert done.manifest["left_out"] == [{"series_uid": cohort["drawn"], "reason": "label-changed"}]
+    assert "became rejected while the cohort was exported: export again" in done.left_out[0].details
 
 
 def test_nothing_to_export_says_why(

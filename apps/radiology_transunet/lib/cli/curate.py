@@ -2,6 +2,7 @@
 
 import getpass
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -223,8 +224,10 @@ def export(
     else:
         done = export_data_set(services, chosen, name, as_, to, who, **more)
     if as_json:
-        values = {key: done.manifest[key] for key in ("layout", "splits", "counts", "left_out")}
-        return _print_json({"path": str(done.path), "sha256": done.sha256, **values})
+        values = {key: done.manifest[key] for key in ("layout", "splits", "counts")}
+        left_out = [asdict(one) for one in done.left_out]
+        return _print_json({"path": str(done.path), "sha256": done.sha256, **values, "left_out": left_out})
+    _say(tuple(f"{one.series_uid}: {one.reason}, {one.details}" for one in done.left_out))
     return typer.echo(f"{done.path}: {done.words}")
 
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lib.core.atomic import replacing
-from lib.core.errors import InvalidInput, NotFound
+from lib.core.errors import Conflict, InvalidInput, NotFound
 from lib.core.labels import LabelSchema
 from lib.core.values import Mask, Volume
 from lib.ledger.curationrows import CuratedCase
@@ -53,11 +53,13 @@ class Exported:
         path: the folder, or the manifest's file.
         manifest: what it says.
         sha256: of the manifest's file.
+        left_out: series that could not be used, with details that the manifest does not have.
     """
 
     path: Path
     manifest: dict[str, Any]
     sha256: str
+    left_out: tuple[LeftOut, ...]
 
     @property
     def words(self) -> str:
@@ -66,8 +68,8 @@ class Exported:
         parts = [f"{counts['labelled']} labelled and {counts['unlabelled']} unlabelled cases"]
         if counts["held_out"]:
             parts.append(f"held out: {held_out_words(counts['held_out'])}")
-        if self.manifest["left_out"]:
-            parts.append(f"{len(self.manifest['left_out'])} series could not be used, see the manifest")
+        if self.left_out:
+            parts.append(f"{len(self.left_out)} series could not be used")
         return "; ".join(parts)
 
 
@@ -92,10 +94,7 @@ def make_manifest(
         InvalidInput: nothing to export; see `pick`.
         ArchiveUnavailable: the archive does not answer.
     """
-    picked = pick(services, task, cohort, splits)
-    ids = {label.name: label.id for label in task.schema}
-    entries, picked = _entries(services, task, picked, lambda *_: {}, tell)
-    return manifest(task, picked, "manifest", entries, ids, services.ledger.curation.clock())
+    return _made(services, task, pick(services, task, cohort, splits), tell)[0]
 
 
 def export_manifest(
@@ -115,11 +114,11 @@ def export_manifest(
     """
     if to.is_dir():
         raise InvalidInput(f"the manifest needs the path of a file, got the folder {to}")
-    made = make_manifest(services, task, cohort, splits, tell)
+    made, picked = _made(services, task, pick(services, task, cohort, splits), tell)
     to.parent.mkdir(parents=True, exist_ok=True)
     with replacing(to) as unnamed:
         _write_json(unnamed, made)
-        done = Exported(to, made, file_sha256(unnamed))
+        done = Exported(to, made, file_sha256(unnamed), picked.left_out)
         _note(services, done, actor)
     return done
 
@@ -159,11 +158,18 @@ def export_data_set(
     with staged_folder(to) as folder:
         entries, picked = _entries(services, task, picked, _writer(folder, layout, task.schema), tell)
         made = manifest(task, picked, layout, entries, ids, services.ledger.curation.clock())
-        _write_json(folder / "dataset.json", dataset_json(layout, _data_set(to.name, picked, entries, ids)))
+        _write_json(folder / "dataset.json", dataset_json(layout, _data_set(to.name, task, entries, ids)))
         _write_json(folder / MANIFEST, made)
-        done = Exported(to, made, file_sha256(folder / MANIFEST))
+        done = Exported(to, made, file_sha256(folder / MANIFEST), picked.left_out)
         _note(services, done, actor)
     return done
+
+
+def _made(services: Services, task: Task, picked: Picked, tell: Tell) -> tuple[dict[str, Any], Picked]:
+    """The manifest without any file; with those that could not be read left out of what was picked."""
+    ids = {label.name: label.id for label in task.schema}
+    entries, picked = _entries(services, task, picked, lambda *_: {}, tell)
+    return manifest(task, picked, "manifest", entries, ids, services.ledger.curation.clock()), picked
 
 
 def _entries(services: Services, task: Task, picked: Picked, write: Write, tell: Tell) -> tuple[list[Entry], Picked]:
@@ -173,15 +179,20 @@ def _entries(services: Services, task: Task, picked: Picked, write: Write, tell:
         tell(done / len(picked.cases), f"case {done + 1} of {len(picked.cases)}")
         try:
             annotation, volume, mask = _read(services, cache, case)
+        except Conflict as error:
+            lost.append(LeftOut(case.series_uid, "label-changed", str(error)))
+            continue
         except (NotFound, InvalidInput) as error:
-            logger.warning("series %s is left out: %s", case.series_uid, error)
-            lost.append(LeftOut(case.series_uid, str(error)))
+            lost.append(LeftOut(case.series_uid, "unreadable", str(error)))
             continue
         entry = Entry.of(name, case, volume, mask, annotation)
         entries.append(replace(entry, files=write(name, volume, mask)))
+    picked = replace(picked, left_out=(*picked.left_out, *lost))
+    for one in picked.left_out:
+        logger.warning("series %s is left out of an export, %s: %s", one.series_uid, one.reason, one.details)
     if not entries:
-        raise InvalidInput(f"no series of cohort {picked.cohort.name} can be read: {lost[0].reason}")
-    return entries, replace(picked, left_out=(*picked.left_out, *lost))
+        raise InvalidInput(f"no series of cohort {picked.cohort.name} can be read: {lost[0].details}")
+    return entries, picked
 
 
 def _read(services: Services, cache: CaseCache, case: CuratedCase) -> tuple[AnnotationRow | None, Volume, Mask | None]:
@@ -189,13 +200,14 @@ def _read(services: Services, cache: CaseCache, case: CuratedCase) -> tuple[Anno
 
     Raises:
         NotFound: series or SEG have left the archive.
-        InvalidInput: they cannot be used, or the label is another one by now.
+        InvalidInput: they cannot be used.
+        Conflict: the label does not count any more.
     """
     if case.label_status != "accepted" or case.label_id is None:
         return None, load_series(services, case.series_uid).volume, None
     label = services.ledger.annotations.get(case.label_id)
     if label.status != "accepted":
-        raise InvalidInput(f"annotation {label.id} became {label.status} while the cohort was exported: export again")
+        raise Conflict(f"annotation {label.id} became {label.status} while the cohort was exported: export again")
     found = cache.case(label)
     return label, found.volume, found.mask
 
@@ -233,10 +245,10 @@ def _numbered(schema: LabelSchema) -> LabelSchema:
     return LabelSchema(tuple(replace(label, id=ids[label.name]) for label in schema))
 
 
-def _data_set(name: str, picked: Picked, entries: list[Entry], ids: dict[str, int]) -> DataSet:
+def _data_set(name: str, task: Task, entries: list[Entry], ids: dict[str, int]) -> DataSet:
     labelled = tuple(entry.name for entry in entries if entry.annotation is not None)
     unlabelled = tuple(entry.name for entry in entries if entry.annotation is None)
-    return DataSet(name, picked.cohort.description, entries[0].case.modality, ids, labelled, unlabelled)
+    return DataSet(name, task.description, entries[0].case.modality, ids, labelled, unlabelled)
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:

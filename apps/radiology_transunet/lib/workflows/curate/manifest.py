@@ -1,6 +1,9 @@
 """What an export was made of: UIDs, checksums of voxels and files, annotations, label ids, versions.
 
-It names series and pseudonyms. It names no patient, no person, no institution and no date of an examination.
+It has no field for a patient's name, a person, an institution or the date of an examination, and no text that people
+or scanners wrote: of series that are left out a word of `picking.Reason`, of the cohort its name. It does name the
+archive's own UIDs, by which an export can be traced here; where they were not replaced before, a UID may begin with the
+root of an institution or a maker and hold the date and time of the examination.
 """
 
 import hashlib
@@ -102,7 +105,7 @@ def manifest(
     labels = [{"name": label.name, "task_id": label.id, "file_id": ids[label.name]} for label in task.schema]
     return {
         "format": FORMAT,
-        "cohort": {"name": picked.cohort.name, "description": picked.cohort.description},
+        "cohort": {"name": picked.cohort.name},
         "layout": layout,
         "made_at": made_at.astimezone(UTC).isoformat(timespec="seconds"),
         "task": {"name": task.name, "labels": labels},

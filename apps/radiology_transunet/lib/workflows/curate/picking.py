@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from lib.core.errors import InvalidInput
 from lib.ledger.curationrows import CohortRow, CuratedCase
@@ -20,12 +21,22 @@ DEFAULT_SPLITS: tuple[str, ...] = (Split.POOL.value,)
 """What may be trained on elsewhere: a model that saw the gate's patients could not be judged by them any more."""
 
 
+Reason = Literal["not-for-this-task", "not-ready", "unreadable", "label-changed"]
+"""Why a series of the cohort is not exported. These words alone go out: details may quote what a scanner wrote."""
+
+
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """A series that is not exported, and why in words."""
+    """A series that is not exported.
+
+    Attributes:
+        reason: why; goes out.
+        details: the same in words for people of this house; stay here.
+    """
 
     series_uid: str
-    reason: str
+    reason: Reason
+    details: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +73,7 @@ def pick(services: Services, task: Task, cohort: str, splits: Collection[str] = 
     found = [ready[uid] for uid in members if uid in ready]
     chosen = [case for case in found if case.split in splits]
     held_out = Counter(case.split for case in found if case.split not in splits)
-    left_out = tuple(LeftOut(uid, _why_not(services, task, uid)) for uid in members if uid not in ready)
+    left_out = tuple(_left_out(services, task, uid) for uid in members if uid not in ready)
     picked = Picked(row, tuple(splits), {case_name(case): case for case in chosen}, dict(held_out), left_out)
     _require_one_kind(picked)
     return picked
@@ -95,8 +106,11 @@ def _require_one_kind(picked: Picked) -> None:
         raise InvalidInput(f"a data set has images of one modality, got {came}: make a cohort of each")
 
 
-def _why_not(services: Services, task: Task, series_uid: str) -> str:
+def _left_out(services: Services, task: Task, series_uid: str) -> LeftOut:
     row = services.ledger.series.get(series_uid)
     if row.status != "ready":
-        return f"it is {row.status}{': ' if row.reason else ''}{row.reason}"
-    return task.why_not(row.modality, row.description) or "it has become ready a moment ago"
+        return LeftOut(series_uid, "not-ready", f"it is {row.status}{': ' if row.reason else ''}{row.reason}")
+    details = task.why_not(row.modality, row.description)
+    if details is None:
+        return LeftOut(series_uid, "not-ready", "it has become ready a moment ago")
+    return LeftOut(series_uid, "not-for-this-task", details)
