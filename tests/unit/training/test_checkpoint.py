@@ -1,11 +1,14 @@
 """Checkpoints that are damaged, that have no room, and when one is written."""
 
 import errno
+import io
 import logging
 import os
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import IO, Any
 
 import pytest
 import torch
@@ -19,6 +22,7 @@ from lib.training.config import FitConfig
 from lib.training.data import Batch, Case
 from lib.training.fit import FitProgress, FitResult, fit
 from lib.training.run import Run
+from lib.workflows.executor.cluster import _keep
 
 MakeCase = Callable[[int], Case]
 CONFIG = FitConfig(steps=6, batch_size=2, checkpoint_every=2)
@@ -132,6 +136,98 @@ def test_with_both_checkpoints_damaged_training_starts_over_and_says_so_of_each(
         "the one before it is used",
         "training starts over",
     ]
+
+
+class Faulty(io.BytesIO):
+    """An open file whose disk fails at that call of `read`, the first one being 0."""
+
+    def __init__(self, content: bytes, at: int, code: int) -> None:
+        super().__init__(content)
+        self.calls, self._at, self._code = 0, at, code
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self.calls += 1
+        if self.calls > self._at:
+            raise OSError(self._code, os.strerror(self._code))
+        return super().read(size)
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.EMFILE, errno.EACCES])
+def test_a_disk_that_does_not_answer_ends_the_run_and_keeps_both_checkpoints(
+    code: int, tmp_path: Path, make_case: MakeCase, killed_after: Callable[[Path, int], None]
+) -> None:
+    killed_after(tmp_path, 5)
+    honest, told = Path.open, list[str]()
+    whole = Faulty((tmp_path / CHECKPOINT).read_bytes(), 10**6, code)
+    checkpoint_module._read(whole)
+    for at in (-1, *range(0, whole.calls, max(1, whole.calls // 20)), whole.calls - 1):  # -1 = it does not open
+
+        def faulty(path: Path, *mode: str, at: int = at) -> IO[Any]:
+            if path.name != CHECKPOINT:
+                return honest(path, *mode)
+            if at < 0:
+                raise OSError(code, os.strerror(code))
+            with honest(path, *mode) as content:
+                return Faulty(content.read(), at, code)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Path, "open", faulty)
+            with pytest.raises((OSError, zipfile.BadZipFile)):
+                Checkpoint.load(tmp_path, "any", told.append)
+            with pytest.raises((OSError, zipfile.BadZipFile)):
+                Checkpoint.drop_damaged(tmp_path, told.append)
+        assert saved_steps(tmp_path) == [4, 2]
+    assert told == []
+    assert run(make_case(1), tmp_path).steps == 6
+
+
+def test_a_checkpoint_that_finds_no_memory_is_not_a_damaged_one(
+    tmp_path: Path, killed_after: Callable[[Path, int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed_after(tmp_path, 5)
+
+    def full(*_: object, **__: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint_module.torch, "load", full)
+        with pytest.raises(RuntimeError, match="tried to allocate 99 bytes"):
+            Checkpoint.load(tmp_path, "any")
+    assert saved_steps(tmp_path) == [4, 2]
+
+
+def test_an_archive_whose_directory_points_before_the_file_is_a_damaged_one(
+    tmp_path: Path, killed_after: Callable[[Path, int], None]
+) -> None:
+    killed_after(tmp_path, 5)
+    path, told = tmp_path / CHECKPOINT, list[str]()
+    content = bytearray(path.read_bytes())
+    content[content.rindex(b"PK\6\6") + 43] ^= 0x80  # size of the directory: 2 GiB more
+    path.write_bytes(content)
+    Checkpoint.drop_damaged(tmp_path, told.append)
+    assert torch.load(path, weights_only=True)["step"] == 2
+    assert len(told) == 1
+
+
+def test_a_disk_that_says_only_when_it_is_synced_that_it_is_full_costs_neither_checkpoint(
+    tmp_path: Path, killed_after: Callable[[Path, int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed_after(tmp_path, 5)
+    point = Checkpoint(**torch.load(tmp_path / CHECKPOINT, weights_only=True))
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lib.core.atomic.os.fsync", full)
+        with pytest.raises(DiskFull, match=f"{CHECKPOINT} has no room"):
+            point.save(tmp_path)
+        with pytest.raises(DiskFull, match=f"{CHECKPOINT} has no room"):
+            _keep(b"what came from a cluster", tmp_path / CHECKPOINT)
+    assert saved_steps(tmp_path) == [4, 2]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [BEFORE, CHECKPOINT]
+    _keep((tmp_path / BEFORE).read_bytes(), tmp_path / CHECKPOINT)
+    assert saved_steps(tmp_path) == [2, 4]
 
 
 def test_a_kill_between_both_names_of_a_checkpoint_loses_nothing(

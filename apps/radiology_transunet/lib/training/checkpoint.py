@@ -3,18 +3,22 @@
 The last two checkpoints are kept: one that turns out to be damaged costs the steps since the one before it.
 """
 
+import errno
 import logging
 import os
 import pickle
 import zipfile
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
-from lib.core.atomic import replacing
+from lib.core.atomic import replacing, sync
+from lib.inference.devices import is_out_of_memory
 
 log = logging.getLogger(__name__)
 
@@ -22,8 +26,8 @@ CHECKPOINT = "checkpoint.pt"
 BEFORE = "checkpoint-before.pt"
 NEW_LINE = "\n"
 UNREADABLE: tuple[type[Exception], ...] = (OSError, EOFError, RuntimeError, TypeError, ValueError, LookupError)
-UNREADABLE += (pickle.UnpicklingError, zipfile.BadZipFile)
-"""What a file raises that is cut, damaged, of another kind, or holds more than tensors and plain values."""
+UNREADABLE += (pickle.UnpicklingError, zipfile.BadZipFile, zlib.error)
+"""What a file raises that is cut, damaged, of another kind, more than tensors and plain values, or out of reach."""
 
 Tell = Callable[[str], None]
 
@@ -71,12 +75,8 @@ class Checkpoint:
             DiskFull: no room; both that were there are.
         """
         values = {name: getattr(self, name) for name in self.__slots__}
-        last = folder / CHECKPOINT
-        with replacing(last) as unnamed:
-            with unnamed.open("wb") as stream:  # torch's own file would hide why it cannot be written
-                torch.save(values, stream)
-            if last.exists():
-                os.replace(last, folder / BEFORE)
+        with next_checkpoint(folder) as unnamed, unnamed.open("wb") as stream:
+            torch.save(values, stream)  # torch's own file would hide why it cannot be written
 
     @staticmethod
     def clear(folder: Path) -> None:
@@ -91,7 +91,10 @@ class Checkpoint:
         Args:
             folder: where `save` put it.
             key: of the inputs.
-            tell: hears of each one that cannot be read.
+            tell: hears of each one that is damaged.
+
+        Raises:
+            OSError, BadZipFile, MemoryError: one cannot be read now; it stays, and another attempt may find it.
         """
         for path in (folder / CHECKPOINT, folder / BEFORE):
             found = cls._sound(path, tell)
@@ -107,7 +110,10 @@ class Checkpoint:
 
         Args:
             folder: where `save` put it.
-            tell: hears of each one that cannot be read.
+            tell: hears of each one that is damaged.
+
+        Raises:
+            OSError, BadZipFile, MemoryError: one cannot be read now; it stays.
         """
         last, before = folder / CHECKPOINT, folder / BEFORE
         if cls._sound(last, tell) is None and cls._sound(before, tell) is not None:
@@ -116,22 +122,58 @@ class Checkpoint:
     @classmethod
     def _sound(cls, path: Path, tell: Tell) -> "Checkpoint | None":
         """What a file holds, or None where there is none; a damaged one goes."""
-        if not path.exists():
-            return None
         try:
-            return cls(**_read(path))
-        except UNREADABLE as error:
-            is_last = path.name == CHECKPOINT and path.with_name(BEFORE).exists()
-            then = "the one before it is used" if is_last else "training starts over"
-            tell(f"{path} is damaged, {then}: {str(error).partition(NEW_LINE)[0]}")
-            path.unlink(missing_ok=True)  # it must not take the place of a sound one
+            content = path.open("rb")
+        except FileNotFoundError:
+            return None
+        with content:
+            try:
+                return cls(**_read(content))
+            except UNREADABLE as error:
+                if _is_of_the_machine(error):
+                    raise
+                said = str(error).partition(NEW_LINE)[0]
+        is_last = path.name == CHECKPOINT and path.with_name(BEFORE).exists()
+        tell(f"{path} is damaged, {'the one before it is used' if is_last else 'training starts over'}: {said}")
+        path.unlink(missing_ok=True)  # it must not take the place of a sound one
         return None
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """The values of a file whose checksums agree; torch itself would load flipped bits."""
-    with zipfile.ZipFile(path) as parts:
+@contextmanager
+def next_checkpoint(folder: Path) -> Iterator[Path]:
+    """A path to write a folder's next checkpoint to; the last one there stays as the one before.
+
+    Raises:
+        DiskFull: no room; both that were there are.
+    """
+    last = folder / CHECKPOINT
+    with replacing(last) as unnamed:
+        yield unnamed
+        sync(unnamed)  # a disk may only now say that it is full, and so far nothing has gone
+        if last.exists():
+            os.replace(last, folder / BEFORE)
+
+
+def _is_of_the_machine(error: BaseException | None) -> bool:
+    """Whether an error of reading, or one that led to it, says nothing of the content: of disk, network or memory.
+
+    An archive whose directory is damaged lets zipfile seek before the file's beginning, which is EINVAL.
+    """
+    while error is not None:
+        if is_out_of_memory(error) or (isinstance(error, OSError) and error.errno != errno.EINVAL):
+            return True
+        error = error.__context__
+    return False
+
+
+def _read(content: BinaryIO) -> dict[str, Any]:
+    """The values of a file whose checksums agree; torch itself would load flipped bits.
+
+    It reads from the open file: of one that it opens itself, torch tells errors of the disk as those of the content.
+    """
+    with zipfile.ZipFile(content) as parts:
         if (broken := parts.testzip()) is not None:
             raise ValueError(f"the checksum of {broken} does not agree")
-    values: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    content.seek(0)
+    values: dict[str, Any] = torch.load(content, map_location="cpu", weights_only=True)
     return values

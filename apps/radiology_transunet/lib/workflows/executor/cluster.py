@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lib.core.atomic import replacing
 from lib.core.errors import ClusterUnavailable, InvalidSettings, LabelError, ProcessLost
 from lib.workflows.config import ExecutorConfig
 from lib.workflows.executor.engine import FitJob
@@ -171,13 +170,11 @@ def share_of_process(share: float, gpus: float) -> float:
 
 def _keep(content: bytes, last: Path) -> None:
     """Put a checkpoint into its place; the last one there stays as the one before, as in a training here."""
-    from lib.training.checkpoint import BEFORE
+    from lib.training.checkpoint import next_checkpoint
 
     last.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(last) as unnamed:
+    with next_checkpoint(last.parent) as unnamed:
         unnamed.write_bytes(content)
-        if last.exists():
-            os.replace(last, last.with_name(BEFORE))
 
 
 def _told(notes: Sequence[str]) -> "FitProgress":
