@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 
 from lib.core.errors import Conflict, InvalidInput, NotFound, RegistryUnavailable, WeightsUnavailable
 from lib.registry.config import RegistryConfig
+from lib.registry.folders import publish
 from lib.registry.registry import Registry
 
 
@@ -131,6 +133,37 @@ def test_one_process_at_a_time_decides_what_serves_and_a_stuck_one_is_told(
         registry.switching().__enter__()
     with registry.switching():
         pass
+
+
+def test_what_serves_is_switched_while_another_version_is_being_copied(
+    registry: Registry, located: RegistryConfig, task: str, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(2):
+        registry.register(task, weights, {})
+    copying, go_on, made = threading.Event(), threading.Event(), []
+
+    def slow(source: Path, target: Path) -> None:
+        copying.set()
+        assert go_on.wait(60)
+        publish(source, target)
+
+    monkeypatch.setattr("lib.registry.registry.publish", slow)
+    register = threading.Thread(target=lambda: made.append(registry.register(task, weights, {}, key="slow")))
+    register.start()
+    assert copying.wait(60)
+    decided = threading.Thread(
+        target=lambda: [registry.promote(task, n) for n in (1, 2)] + [registry.rollback(task, 1)]
+    )
+    decided.start()
+    decided.join(30)
+    was_copying = not made and register.is_alive()
+    go_on.set()
+    register.join(60)
+    assert was_copying
+    assert not decided.is_alive()
+    assert registry.served(task) == (1,)
+    assert made == [3]
+    assert registry.register(task, weights, {}, key="slow") == 3
 
 
 def test_rollback_passes_over_a_former_champion_without_weights(registry: Registry, task: str, weights: Path) -> None:

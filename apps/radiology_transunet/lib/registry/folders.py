@@ -78,7 +78,7 @@ def publish(source: Path, target: Path) -> None:
 def sweep(folder: Path, keep: Set[str]) -> None:
     """Remove what a killed process left below a task's folder: every folder whose name is not in `keep`.
 
-    Only under the lock: there nobody else is between folder and row.
+    Only under the lock of registrations: there nobody else is between folder and row.
     """
     for path in folder.iterdir() if folder.is_dir() else ():
         if path.is_dir() and path.name not in keep:

@@ -1,9 +1,10 @@
 """The registry of model versions: MLflow for rows and aliases, a folder of weights beside it.
 
 A version is registered in the order weights, row: its folder appears whole under a name of its own before the row
-exists, so a killed process leaves at most a folder that nothing names, and the next registration removes it. Writers of
-all processes take turns under one file lock; readers never wait for it. Who decides what serves holds another one from
-the decision's first trace to its last, see `switching`.
+exists, so a killed process leaves at most a folder that nothing names, and the next registration removes it.
+Registrations of all processes take turns under one file lock, for as long as weights take to copy; what changes rows
+and aliases holds another one for an instant; readers wait for neither. Who decides what serves holds a third one from
+the decision's first trace to its last, see `switching`, and never waits for a copy.
 
 The alias `champion` is the truth of what serves a task. The versions that served before are remembered in a tag of the
 task's model, which is written before the alias: an entry that equals the champion is the trace of a promotion that was
@@ -27,6 +28,7 @@ from lib.registry.versions import CHAMPION, FOLDER_TAG, KEY_TAG, METRICS_TAG, OW
 
 FORMER_TAG = "former_champions"
 """JSON list of versions, the newest last."""
+REGISTER_LOCK = ".register.lock"
 SWITCH_LOCK = ".switch.lock"
 SWITCH_WAIT_S = 30.0
 """A switch takes a second; who waits longer learns that another process is stuck in one."""
@@ -90,7 +92,7 @@ class Registry:
         if not folder.is_dir() or not any(folder.iterdir()):
             raise InvalidInput(f"a model version needs a folder with weights and manifest, got {folder}")
         self.open()
-        with exclusive(self._models):
+        with exclusive(self._models, REGISTER_LOCK):
             known = self._rows(task)
             for row in known:
                 if key and row.tags.get(KEY_TAG) == key:
@@ -100,7 +102,8 @@ class Registry:
             uid = uuid4().hex
             target = self._models / task / uid
             publish(folder, target)
-            return self._add_row(task, target, {**(tags or {}), **_own_tags(uid, metrics, key)})
+            with exclusive(self._models):
+                return self._add_row(task, target, {**(tags or {}), **_own_tags(uid, metrics, key)})
 
     def require_weights(self, task: str) -> None:
         """Make sure that the weights of a task are not away as a whole: single folders are deleted, all go unmounted.

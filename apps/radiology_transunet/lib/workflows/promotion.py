@@ -103,7 +103,7 @@ def keep(
 def reconcile_promotions(services: Services, task_name: str | None = None) -> int:
     """Complete what a killed process left between ledger and registry; how many rows were open.
 
-    Runs at the start of server and worker and before each training; each switch does the same.
+    Runs in the worker, at its start and each minute, and before each training; each switch does the same.
     """
     with services.registry.switching():
         return _reconcile(services, task_name)

@@ -73,10 +73,10 @@ class Worker:
             Whether every thread has ended. Those that have not may be cut off: the ledger counts on nothing of them.
         """
         settings = self._services.settings
-        reconcile_promotions(self._services)
         loops: list[tuple[str, Callable[[], bool], float]] = [
             ("ingest", self._ingest, settings.ingest.poll_s),
             ("outbox", lambda: deliver_outbox(self._services) > 0, IDLE_S),
+            ("switches", lambda: reconcile_promotions(self._services) > 0, FULL_REFRESH_S),
             ("queues", self._refresh, REFRESH_S),
             (TRAINING, self._train, IDLE_S),
         ]
