@@ -3,8 +3,10 @@
 import math
 
 import pytest
+import sqlalchemy as sa
 from ledger_support import TASK, Clock, add_series, draft, human
 
+from lib.ledger import tables
 from lib.ledger.ledger import Ledger
 from lib.ledger.rows import NewSeries
 
@@ -20,6 +22,12 @@ STATES = {
     "1.9": "drafted",
 }
 KIND = ("CT", "")
+MANY = 34_000
+"""Descriptions; more than SQLite takes parameters in a statement."""
+
+
+def takes_all(modality: str, description: str) -> bool:
+    return True
 
 
 @pytest.fixture
@@ -52,16 +60,16 @@ def test_every_series_is_counted_in_its_state_by_modality_and_description(pool: 
 
 
 def test_a_page_has_queued_series_first_and_then_those_that_came_first(pool: Ledger) -> None:
-    listed = pool.cases.page(TASK, "entropy", {KIND: True})
+    listed = pool.cases.page(TASK, "entropy", {"CT"}, takes_all)
     assert listed == ["1.9", "1.1", "1.2", "1.3", "1.4", "1.5", "1.6", "1.7", "1.8"]
-    assert pool.cases.page(TASK, "entropy", {KIND: True}, limit=3) == listed[:3]
-    assert pool.cases.page(TASK, "entropy", {KIND: True}, limit=0) == []
-    assert pool.cases.page(TASK, "random", {KIND: True}) == sorted(STATES)
+    assert pool.cases.page(TASK, "entropy", {"CT"}, takes_all, limit=3) == listed[:3]
+    assert pool.cases.page(TASK, "entropy", {"CT"}, takes_all, limit=0) == []
+    assert pool.cases.page(TASK, "random", {"CT"}, takes_all) == sorted(STATES)
 
 
 @pytest.mark.parametrize("state", [*sorted(set(STATES.values())), "unheard of"])
 def test_a_page_of_one_state_holds_that_state_alone(pool: Ledger, state: str) -> None:
-    listed = pool.cases.page(TASK, "entropy", {KIND: True}, state)
+    listed = pool.cases.page(TASK, "entropy", {"CT"}, takes_all, state)
     assert sorted(listed) == sorted(uid for uid, each in STATES.items() if each == state)
 
 
@@ -71,9 +79,30 @@ def test_a_page_holds_the_kinds_alone_that_the_task_takes(pool: Ledger) -> None:
         pool.series.add(new)
     known = pool.cases.counts(TASK)
     for taken in (set(known), {("MR", "brain")}, {("MR", "brain"), ("MR", "hip"), KIND}, set()):
-        kinds = {kind: kind in taken for kind in known}
         wanted = [row.series_uid for row in pool.series.list() if (row.modality, row.description) in taken]
-        assert sorted(pool.cases.page(TASK, "entropy", kinds)) == [uid for uid in wanted if uid != "1.0"]
+        page = pool.cases.page(TASK, "entropy", {"CT", "MR"}, lambda *kind, taken=taken: kind in taken)
+        assert sorted(page) == [uid for uid in wanted if uid != "1.0"]
+    assert pool.cases.page(TASK, "entropy", {"MR"}, takes_all) == ["2.0", "2.1", "2.2"]
+
+
+def test_a_page_is_filled_though_the_first_series_of_very_many_descriptions_are_not_taken(ledger: Ledger) -> None:
+    with ledger.cases.database.write() as connection:
+        now = ledger.series.clock()
+        connection.execute(
+            sa.insert(tables.patients), [{"patient": "p", "split": "pool", "reason": "", "created_at": now}]
+        )
+        common = {"study_uid": "s", "patient": "p", "status": "ready", "reason": "", "modality": "CT", "instances": 1}
+        common |= {"institution": "", "manufacturer": "", "date": "", "frame_of_reference_uid": "", "findings": []}
+        times = {"created_at": now, "updated_at": now}
+        rows = [{**common, **times, "series_uid": f"4.{n:05}", "description": f"series {n}"} for n in range(MANY)]
+        connection.execute(sa.insert(tables.series), rows)
+
+    def takes(modality: str, description: str) -> bool:
+        return int(description.removeprefix("series ")) % 10_000 == 9_999
+
+    assert ledger.cases.page(TASK, "entropy", {"CT"}, takes, limit=2) == ["4.09999", "4.19999"]
+    assert ledger.cases.page(TASK, "entropy", {"CT"}, takes) == ["4.09999", "4.19999", "4.29999"]
+    assert len(ledger.cases.page(TASK, "entropy", {"CT"}, takes_all, limit=5)) == 5
 
 
 def test_scores_are_the_champions_or_else_the_last_ones(ledger: Ledger, clock: Clock) -> None:

@@ -7,7 +7,7 @@ yet checked; `refused`, it makes no volume. Series that are gone are no cases.
 
 import builtins
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -27,6 +27,8 @@ Q = tables.queue_rows
 S = tables.series
 T = tables.scores
 CHUNK = 500
+MORE = 8
+"""So many times as many series are read when a task has left out too many of those that were."""
 
 Kind = tuple[str, str]
 """Modality and description of a series, by which a task takes it or not."""
@@ -48,14 +50,21 @@ class Cases(Book):
         return found
 
     def page(
-        self, task: str, strategy: str, kinds: Mapping[Kind, bool], state: str = "", limit: int | None = None
+        self,
+        task: str,
+        strategy: str,
+        modalities: Collection[str],
+        takes: Callable[[str, str], bool],
+        state: str = "",
+        limit: int | None = None,
     ) -> builtins.list[str]:
         """The first series of the list: those of a queue that want a label in its order, then the others by arrival.
 
         Args:
             task: name of the task.
             strategy: whose queue.
-            kinds: whether the task takes them, of all that `counts` knows.
+            modalities: series of others are not looked at.
+            takes: whether the task takes series of a modality and description.
             state: only series in that state; "" = any.
             limit: at most so many; None = all.
         """
@@ -65,12 +74,13 @@ class Cases(Book):
             S.c.status == "ready",
             ~leasing.labelled(S.c.series_uid, task),
         )
-        query = sa.select(S.c.series_uid).outerjoin(Q, place).where(S.c.status != "gone", _taken(kinds))
+        query = sa.select(S.c.series_uid, S.c.modality, S.c.description).outerjoin(Q, place)
+        query = query.where(S.c.status != "gone", S.c.modality.in_(modalities))
         if state:
             query = query.where(_state(task) == state)
         order = (Q.c.rank.is_(None), Q.c.rank, S.c.created_at, S.c.series_uid)
         with self._read() as connection:
-            return list(connection.execute(query.order_by(*order).limit(limit)).scalars())
+            return _first(connection, query.order_by(*order), takes, limit)
 
     def annotations(self, task: str, series_uids: Sequence[str]) -> builtins.list[AnnotationRow]:
         """Those of some series, of each the newest first."""
@@ -125,18 +135,20 @@ def _state(task: str) -> sa.Case[str]:
     )
 
 
-def _taken(kinds: Mapping[Kind, bool]) -> sa.ColumnElement[bool]:
-    """Condition: the task takes series of this kind; with as few words as the kinds allow."""
-    conditions = []
-    for modality in {modality for modality, _ in kinds}:
-        sides: tuple[list[str], list[str]] = [], []
-        for (each, description), is_taken in kinds.items():
-            if each == modality:
-                sides[is_taken].append(description)
-        left, taken = sides
-        few = S.c.description.in_(taken) if len(taken) < len(left) else S.c.description.not_in(left)
-        conditions.append(sa.and_(S.c.modality == modality, few if left else sa.true()))
-    return sa.or_(sa.false(), *conditions)
+def _first(
+    connection: sa.Connection, query: sa.Select[Any], takes: Callable[[str, str], bool], limit: int | None
+) -> list[str]:
+    """The first series of a list of (UID, modality, description) that are taken.
+
+    A regular expression says which, so no statement can; one with all descriptions that fit grows beyond any limit.
+    """
+    asked = limit
+    while True:
+        rows = connection.execute(query.limit(asked)).all()
+        found = [uid for uid, modality, description in rows if takes(modality, description)]
+        if limit is None or asked is None or len(found) >= limit or len(rows) < asked:
+            return found[:limit]
+        asked *= MORE
 
 
 def _parts(values: Sequence[Any]) -> Iterator[Sequence[Any]]:

@@ -10,6 +10,7 @@ from typing import Annotated
 import httpx
 from fastapi import Depends, Query, Request
 
+from lib.server.counts import CountCache
 from lib.server.pool import Pool
 from lib.server.proxy import open_client
 from lib.server.sessions import Sessions
@@ -36,6 +37,7 @@ class Context:
     Attributes:
         services: the rooms.
         champions: loaded models.
+        counts: numbers of series by state, a few seconds old at most.
         quick: threads for what asks the ledger alone.
         heavy: threads for what computes or waits for the archive.
         sessions: uploaded images.
@@ -48,6 +50,7 @@ class Context:
 
     services: Services
     champions: ChampionCache
+    counts: CountCache
     quick: Pool
     heavy: Pool
     sessions: Sessions
@@ -79,6 +82,7 @@ def open_context(settings: Settings) -> Context:
     return Context(
         services=services,
         champions=ChampionCache(services),
+        counts=CountCache(services.ledger.cases.counts),
         quick=Pool("quick", QUICK_THREADS, QUICK_WAITING),
         heavy=Pool("heavy", server.threads, server.max_waiting),
         sessions=Sessions(settings.var / "cache" / "sessions", server.session_expiry_s),

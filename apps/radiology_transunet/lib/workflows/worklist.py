@@ -5,10 +5,12 @@ Everything comes from the ledger in a handful of queries, of the series that are
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from lib.core.errors import NotFound
 from lib.core.estimated import EstimatedDice
+from lib.ledger.casereads import Kind
 from lib.ledger.queuerows import LeaseRow, QueueEntry
 from lib.ledger.rows import AnnotationRow, JobRow, SeriesRow, VerdictRow
 from lib.taskfile import Task
@@ -19,6 +21,9 @@ CaseState = Literal["labelled", "submitted", "held", "drafted", "todo", "new", "
 STATES: tuple[CaseState, ...] = ("labelled", "submitted", "held", "drafted", "todo", "new", "refused")
 """labelled: an accepted human label; submitted: one that waits for review; held: one that is held back for it, with the
 reason; drafted: a model's draft; todo: neither; new: not yet checked; refused: it makes no volume, with the reason."""
+
+Counts = Mapping[Kind, Mapping[str, int]]
+"""Numbers of series by kind and state, as the ledger counts them."""
 
 RECENT = 20
 
@@ -88,7 +93,9 @@ class Page:
     counts: Mapping[CaseState, int]
 
 
-def page(services: Services, task: Task, state: str = "", limit: int | None = None) -> Page:
+def page(
+    services: Services, task: Task, state: str = "", limit: int | None = None, known: Counts | None = None
+) -> Page:
     """The series that the task takes: queued ones first in their order, then the others by arrival.
 
     Args:
@@ -96,12 +103,14 @@ def page(services: Services, task: Task, state: str = "", limit: int | None = No
         task: which task.
         state: only series in that state; "" = any.
         limit: how many are shown; None = all.
+        known: what the ledger counted a moment ago; None = it counts now.
     """
-    known = services.ledger.cases.counts(task.name)
-    kinds = {kind: task.why_not(*kind) is None for kind in known}
-    counts = {each: sum(known[kind].get(each, 0) for kind in known if kinds[kind]) for each in STATES}
+    known = services.ledger.cases.counts(task.name) if known is None else known
+    taken = [known[kind] for kind in known if _takes(task, *kind)]
+    counts = {each: sum(states.get(each, 0) for states in taken) for each in STATES}
     total = sum(count for each, count in counts.items() if state in ("", each))
-    uids = services.ledger.cases.page(task.name, services.settings.query.strategy, kinds, state, limit)
+    takes, strategy = partial(_takes, task), services.settings.query.strategy
+    uids = services.ledger.cases.page(task.name, strategy, task.modalities, takes, state, limit)
     rows = [row for row in services.ledger.series.some(uids) if _is_suitable(row, task)]
     return Page(_assemble(services, task, rows), total, counts)
 
@@ -156,7 +165,11 @@ def overview(services: Services, task: Task, counts: Mapping[CaseState, int]) ->
 
 
 def _is_suitable(row: SeriesRow, task: Task) -> bool:
-    return task.why_not(row.modality, row.description) is None
+    return _takes(task, row.modality, row.description)
+
+
+def _takes(task: Task, modality: str, description: str) -> bool:
+    return task.why_not(modality, description) is None
 
 
 def _assemble(services: Services, task: Task, rows: Sequence[SeriesRow]) -> list[Case]:

@@ -55,7 +55,7 @@ async def rows(context: Ctx, request: Request, task: str = "", state: str = "", 
 def _rows(context: Context, task_name: str, state: str, limit: int) -> dict[str, Any]:
     services = context.services
     task = services.task(task_name)
-    shown = worklist.page(services, task, state, max(0, limit))
+    shown = worklist.page(services, task, state, max(0, limit), context.counts.of(task.name))
     return {
         "task": task_json(task),
         "tasks": list(services.tasks),
