@@ -1,7 +1,10 @@
 """A training with a helper process on this machine."""
 
+import multiprocessing
 import os
 import signal
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -9,9 +12,16 @@ import torch
 
 from lib.core.errors import ProcessLost, TrainingFailed
 from lib.training.fit import FitProgress
+from lib.training.run import Run
 from lib.workflows.executor import local
 from lib.workflows.executor.local import LocalExecutor
-from together import fit_job, help_in_a_crowd, help_without_memory
+from together import (
+    crowd,
+    fit_job,
+    help_in_a_crowd,
+    help_until_the_next_meeting,
+    help_without_memory,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -84,3 +94,33 @@ def test_a_helper_without_any_memory_ends_the_training_with_its_reason_and_what_
     ):
         LocalExecutor(2, threads=2).fit(work, lambda _: None)
     assert torch.load(work.folder / "checkpoint.pt", weights_only=True)["step"] == 2
+
+
+def test_a_helper_that_is_killed_while_all_meet_again_for_want_of_memory_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Run, "_forward", Run._forward)  # to be put back
+    crowd(0)
+    monkeypatch.setattr(local, "help_fit", help_until_the_next_meeting)
+    work = fit_job(tmp_path)
+    started = time.monotonic()
+    with pytest.raises(ProcessLost, match=r"has ended with status -9 .*goes on from its last checkpoint"):
+        LocalExecutor(2, threads=2).fit(work, lambda _: None)
+    assert time.monotonic() - started < 90  # of which all but a second is the start of two processes
+    assert torch.load(work.folder / "checkpoint.pt", weights_only=True)["step"] == 2
+
+
+@pytest.mark.parametrize(("status", "given_up"), [(3, [True]), (0, [])])
+def test_a_wait_is_given_up_once_a_helper_has_failed_and_nothing_else_ends_it(
+    status: int, given_up: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "END_S", 0.1)
+    monkeypatch.setattr(local, "LOOK_S", 0.05)
+    helper = multiprocessing.get_context("spawn").Process(target=os._exit, args=(status,))
+    helper.start()
+    ended = threading.Event()
+    calls: list[bool] = []
+    with local._watched([helper], lambda: (calls.append(True), ended.set())):
+        helper.join()
+        ended.wait(30 if given_up else 1)
+    assert calls == given_up

@@ -1,6 +1,8 @@
 """What a process of a group does for itself; groups of two really started are in integration/test_torchrun.py."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -10,12 +12,13 @@ from lib.core.errors import InvalidSettings, NotFound, OutOfMemory, ProcessLost,
 from lib.inference.config import PreprocessConfig
 from lib.inference.model import build_preprocess
 from lib.networks.config import NetworkConfig
-from lib.training import collectives, distributed
+from lib.training import collectives, distributed, meeting
 from lib.training.augment_mix import before
 from lib.training.batches import draw_batch
 from lib.training.config import AugmentConfig, FitConfig
 from lib.training.data import Case, TrainingSet, prepare
-from lib.training.distributed import ALONE, Group, file_store
+from lib.training.distributed import ALONE, Group
+from lib.training.meeting import End, file_store
 from lib.training.run import part_seeds
 
 MakeCase = Callable[[int], Case]
@@ -93,9 +96,9 @@ def test_cases_are_shared_and_everybody_has_all_results_in_order(monkeypatch: py
 
 def test_the_end_of_one_process_ends_the_others_with_the_same_error(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(NotFound, match="a file is gone"):
-        answering(monkeypatch, distributed._End(1, NotFound("a file is gone"))).exchange(None)
+        answering(monkeypatch, End(1, NotFound("a file is gone"))).exchange(None)
     with pytest.raises(ProcessLost, match="process 1 of the training ended: KeyboardInterrupt"):
-        answering(monkeypatch, distributed._End(1, "KeyboardInterrupt")).exchange(None)
+        answering(monkeypatch, End(1, "KeyboardInterrupt")).exchange(None)
 
 
 def test_processes_with_other_cases_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,7 +136,7 @@ def test_nobody_is_told_of_an_end_within_a_step(monkeypatch: pytest.MonkeyPatch)
     group.tell_end(ValueError("inside"))
     assert said == []
     Group(1, 2).tell_end(ValueError("outside"))
-    assert said == [distributed._End(1, "ValueError: outside")]
+    assert said == [End(1, "ValueError: outside")]
 
 
 def test_nobody_is_told_of_an_end_once_one_was_heard_of_or_a_process_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +144,7 @@ def test_nobody_is_told_of_an_end_once_one_was_heard_of_or_a_process_is_lost(mon
 
     def gather(found: list[object], value: object) -> None:
         calls.append(value)
-        found[:] = [value, distributed._End(1, "KeyboardInterrupt")]
+        found[:] = [value, End(1, "KeyboardInterrupt")]
 
     monkeypatch.setattr(distributed.dist, "all_gather_object", gather)
     group = Group(0, 2)
@@ -166,3 +169,44 @@ def test_a_connection_that_closes_is_a_lost_process() -> None:
     words = r"has ended or cannot be reached \(Connection closed by peer\)"
     with pytest.raises(ProcessLost, match=words), collectives.loss_explained():
         raise RuntimeError("Connection closed by peer\n and much more")
+
+
+def test_who_met_once_is_waited_for_briefly_and_not_at_all_once_it_is_known_to_be_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[object] = []
+    monkeypatch.setattr(meeting.dist, "init_process_group", lambda *_, **__: opened.append(1))
+    monkeypatch.setattr(meeting, "AGAIN", timedelta(seconds=0.2))
+    group = Group(0, 2, store=file_store(tmp_path / "store", 2))
+    group.meet()  # the first time all may take long to come
+    assert opened == [1]
+    with pytest.raises(ProcessLost, match=r"all 2 processes of the training must meet again within 0 s"):
+        group.meet_again()
+    assert opened == [1]
+
+    def gone() -> None:
+        raise ProcessLost("it was killed")
+
+    monkeypatch.setattr(meeting, "AGAIN", timedelta(hours=1))
+    group = Group(0, 2, store=file_store(tmp_path / "other", 2), watch=gone)
+    group.meet()
+    with pytest.raises(ProcessLost, match="it was killed"):
+        group.meet_again()
+
+
+def test_processes_meet_again_once_all_are_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[int] = []
+    monkeypatch.setattr(meeting.dist, "init_process_group", lambda *_, rank, **__: opened.append(rank))
+    groups = [Group(rank, 2, store=file_store(tmp_path / "store", 2)) for rank in (0, 1)]
+    for group in groups:
+        group.meet()
+    opened.clear()
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(Group.meet_again, groups))
+    assert sorted(opened) == [0, 1]
+
+
+def test_processes_on_graphics_cards_do_not_meet_again() -> None:
+    card = torch.device("cuda", 0)
+    assert [Group(0, 2).may_meet_again(device) for device in (CPU, card)] == [True, False]
+    assert ALONE.may_meet_again(card)

@@ -13,6 +13,7 @@ from lib.inference.config import PreprocessConfig
 from lib.networks.config import NetworkConfig
 from lib.training.config import FitConfig
 from lib.training.data import Batch, Case
+from lib.training.distributed import Group
 from lib.training.fit import FitProgress, FitResult, fit
 from lib.training.memory import half, memory_explained, twice
 from lib.training.run import Run
@@ -198,3 +199,20 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
     with pytest.raises(RuntimeError, match="shapes differ"), memory_explained(SLICES, CONFIG, WINDOW):
         twice(attempt)
     assert calls == [""]
+
+
+class Cards(Group):
+    """Processes that cannot tell each other of a lack of memory."""
+
+    def may_meet_again(self, device: torch.device) -> bool:
+        return False
+
+
+def test_processes_that_cannot_meet_again_fail_at_once_with_what_to_lower(
+    make_case: MakeCase, tmp_path: Path, at_once: list[int]
+) -> None:
+    with pytest.raises(
+        TrainingFailed, match=r"no memory for .* voxels, not 4 at a time, .*; lower training.batch_size"
+    ):
+        fit([make_case(1)], [], SLICES, PreprocessConfig(), CONFIG, tmp_path, "cpu", group=Cards())
+    assert at_once == [4]

@@ -11,69 +11,27 @@ meet in `exchange`; one that fails there tells the others why. One that fails wi
 group met, then closes its connections: the others, which wait for it somewhere in that step, hear of the closed
 connection, look for the reason and fail with it too. So all of them know of a lack of memory, wherever it was, and may
 `meet_again` to go on from the last checkpoint. One that dies leaves no reason and ends the others with `ProcessLost`.
+NCCL closes no connection that others hear of: on graphics cards a lack of memory ends the training.
 """
 
-import base64
 import os
-import pickle
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from datetime import timedelta
-from importlib import import_module
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
-from torch.distributed import FileStore, PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
-from torch.distributed.rendezvous import rendezvous
+from torch.distributed import Store  # type: ignore[attr-defined]
 
-from lib.core.errors import InvalidSettings, LabelError, OutOfMemory, ProcessLost, TrainingFailed
-from lib.inference.devices import choose_device, is_out_of_memory
+from lib.core.errors import InvalidSettings, ProcessLost, TrainingFailed
+from lib.inference.devices import choose_device
 from lib.training import collectives
 from lib.training.config import FitConfig
+from lib.training.meeting import End, Place, store_of_environment
 
 T = TypeVar("T")
-
-PATIENCE = timedelta(hours=2)
-"""How long the others wait for one that lives and does not come: the slowest one's preparation or validation."""
-
-MEETING = timedelta(minutes=5)
-"""How long processes of several machines look for the leader."""
-
-IMPORTED_BEFORE = "torch._dynamo"
-"""Imported by the first optimiser. Functions of modules that it imports have the group of that moment as a default
-argument, which would keep its connections open for ever: nobody would hear that a process has left."""
-
-END = "end"
-"""Under this name a process leaves the reason of its end."""
-
-
-@dataclass(frozen=True, slots=True)
-class _End:
-    """What a process says instead of a value when it has to end."""
-
-    rank: int
-    error: LabelError | str
-
-    def raised(self) -> LabelError:
-        """What the others raise."""
-        if isinstance(self.error, LabelError):
-            return self.error
-        return ProcessLost(f"process {self.rank} of the training ended: {self.error}")
-
-    @classmethod
-    def by(cls, error: BaseException, rank: int) -> "_End":
-        """What that error is to the others."""
-        if isinstance(error, LabelError):
-            return cls(rank, error)
-        said = (str(error).splitlines() or [""])[0]
-        if is_out_of_memory(error):
-            return cls(rank, OutOfMemory(said or type(error).__name__))
-        return cls(rank, f"{type(error).__name__}: {said}" if said else type(error).__name__)
 
 
 class Group:
@@ -84,14 +42,21 @@ class Group:
         size: processes in all.
         local_rank: of this process on its machine, which is the number of its GPU.
         store: where they meet; a process alone needs none.
+        watch: called while the others are waited for to meet again; raises where one cannot come any more.
     """
 
-    def __init__(self, rank: int = 0, size: int = 1, local_rank: int = 0, store: Store | None = None) -> None:
+    def __init__(
+        self,
+        rank: int = 0,
+        size: int = 1,
+        local_rank: int = 0,
+        store: Store | None = None,
+        watch: Callable[[], None] = lambda: None,
+    ) -> None:
         self.rank = rank
         self.size = size
         self.local_rank = local_rank
-        self._store = store
-        self._meetings = 0
+        self._place = None if store is None else Place(store, rank, size, watch)
         self._within = False
 
     @property
@@ -165,7 +130,7 @@ class Group:
             with collectives.loss_explained():
                 dist.all_gather_object(found, value)
             for said in found:
-                if isinstance(said, _End):
+                if isinstance(said, End):
                     raise said.raised()
         return found
 
@@ -205,17 +170,15 @@ class Group:
         """Meet the others, in a place that earlier meetings have not used.
 
         Raises:
-            ProcessLost: the others do not come.
+            ProcessLost: the others do not come; after the first meeting they are not waited for long.
         """
-        import_module(IMPORTED_BEFORE)
-        self._meetings += 1
+        assert self._place is not None
         self._within = False
-        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        with collectives.loss_explained():
-            place = self._place()
-            if self._meetings > 1:
-                place.set_timeout(PATIENCE)  # the slowest one hears of it last
-            dist.init_process_group(backend, store=place, rank=self.rank, world_size=self.size, timeout=PATIENCE)
+        self._place.meet()
+
+    def may_meet_again(self, device: torch.device) -> bool:
+        """Whether a failure that others are told of by a closed connection may be tried again; NCCL tells nobody."""
+        return self.size == 1 or device.type == "cpu"
 
     def meet_again(self) -> None:
         """Part, and meet anew; for all of them, each of which has failed somewhere in the same attempt.
@@ -232,6 +195,12 @@ class Group:
         with suppress(Exception):  # of one that others have left
             dist.destroy_process_group()
 
+    @staticmethod
+    def abort() -> None:
+        """Give up what is waited for in another thread, which fails, where the backend can do that."""
+        if (world := dist.group.WORLD) is not None:
+            world.abort()
+
     @contextmanager
     def reasons_shared(self) -> Iterator[None]:
         """Around what all do: who fails leaves the reason to the others, who fail with it instead of `ProcessLost`.
@@ -243,11 +212,12 @@ class Group:
         try:
             yield
         except ProcessLost as lost:
-            if (end := self._end_of_another()) is None:
+            if self._place is None or (end := self._place.reason()) is None:
                 raise
             raise end.raised() from lost
         except BaseException as error:
-            self._leave_reason(error)
+            if self._place is not None:
+                self._place.leave(error)
             raise
 
     def tell_end(self, error: BaseException) -> None:
@@ -255,35 +225,16 @@ class Group:
         if self.size == 1 or self._within:
             return
         with suppress(Exception):
-            self.exchange(_End.by(error, self.rank))
-
-    def _place(self) -> Store:
-        assert self._store is not None
-        return PrefixStore(f"meeting {self._meetings}", self._store)
-
-    def _leave_reason(self, error: BaseException) -> None:
-        if self._store is None:
-            return
-        with suppress(Exception):  # the place may be gone with its process
-            words = base64.b64encode(pickle.dumps(_End.by(error, self.rank)))
-            self._place().set(END, words.decode("ascii"))
-
-    def _end_of_another(self) -> _End | None:
-        """What a process has left as the reason of its end, or None."""
-        if self._store is None:
-            return None
-        with suppress(Exception):  # as above
-            if (place := self._place()).check([END]):
-                found: _End = pickle.loads(base64.b64decode(place.get(END)))
-                return found
-        return None
+            self.exchange(End.by(error, self.rank))
 
 
 ALONE = Group()
 
 
 @contextmanager
-def joined(rank: int, size: int, local_rank: int = 0, store: Store | None = None) -> Iterator[Group]:
+def joined(
+    rank: int, size: int, local_rank: int = 0, store: Store | None = None, watch: Callable[[], None] = lambda: None
+) -> Iterator[Group]:
     """Meet the other processes, and part from them at the end.
 
     Args:
@@ -291,11 +242,12 @@ def joined(rank: int, size: int, local_rank: int = 0, store: Store | None = None
         size: processes in all.
         local_rank: of this process on its machine.
         store: where they meet; None = where the environment says, as torchrun sets it.
+        watch: called while the others are waited for to meet again; raises where one cannot come any more.
 
     Raises:
         ProcessLost: the others do not come, or one ends before its time.
     """
-    group = Group(rank, size, local_rank, store or _store_of_environment(rank, size))
+    group = Group(rank, size, local_rank, store or store_of_environment(rank, size), watch)
     group.meet()
     try:
         with group.reasons_shared():
@@ -305,28 +257,6 @@ def joined(rank: int, size: int, local_rank: int = 0, store: Store | None = None
         raise
     finally:
         group.part()
-
-
-def _store_of_environment(rank: int, size: int) -> Store:
-    """Where torchrun lets its processes meet."""
-    with collectives.loss_explained():
-        store: Store = next(rendezvous("env://", rank, size))[0]
-    return store
-
-
-def file_store(path: Path, size: int) -> Store:
-    """Where processes of one machine meet: a file that does not exist yet."""
-    return FileStore(str(path), size)
-
-
-def tcp_store(host: str, port: int, size: int, leads: bool) -> TCPStore:
-    """Where processes of several machines meet; the leader's has `port`, 0 = a free one.
-
-    Raises:
-        ProcessLost: the leader cannot be reached.
-    """
-    with collectives.loss_explained():
-        return TCPStore(host, port, size, leads, timeout=MEETING, wait_for_workers=False)
 
 
 @contextmanager

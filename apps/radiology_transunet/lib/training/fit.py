@@ -170,8 +170,9 @@ def fit(
             _train(run, data, judging, budget, keeper, report)
             return _result(run, judging, budget, report)
 
-    with torch.random.fork_rng(devices=[]), memory_explained(network_config, config, data.window, group.size):
-        return twice(attempt, group.meet_again)
+    halves = group.may_meet_again(where)
+    with torch.random.fork_rng(devices=[]), memory_explained(network_config, config, data.window, group.size, halves):
+        return twice(attempt, group.meet_again) if halves else attempt("")
 
 
 def _train(run: Run, data: TrainingSet, judging: Judging, budget: Budget, keeper: Keeper, report: Report) -> None:

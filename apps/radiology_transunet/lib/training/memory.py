@@ -39,7 +39,7 @@ def twice(attempt: Callable[[str], T], between: Callable[[], None] = lambda: Non
 
 @contextmanager
 def memory_explained(
-    network: NetworkConfig, config: FitConfig, window: Sequence[int], processes: int = 1
+    network: NetworkConfig, config: FitConfig, window: Sequence[int], processes: int = 1, halved: bool = True
 ) -> Iterator[None]:
     """Turn a failed allocation inside into a message that says what to lower.
 
@@ -48,6 +48,7 @@ def memory_explained(
         config: of the run.
         window: (slices, rows, columns) of a picture.
         processes: that share the step.
+        halved: whether half as many at a time were tried too.
 
     Raises:
         TrainingFailed: in place of what torch or numpy raised.
@@ -57,7 +58,7 @@ def memory_explained(
     except MEMORY_ERRORS as error:
         if not is_out_of_memory(error):
             raise
-        tried = _tried(config, processes)
+        tried = _tried(config, processes, halved)
         raise TrainingFailed(
             f"no memory for pictures of {' x '.join(map(str, window))} voxels, {tried}, in the network {network.kind} "
             f"of size {network.size} ({first_line(error)}); lower training.batch_size and raise training.accumulate "
@@ -67,10 +68,11 @@ def memory_explained(
         ) from error
 
 
-def _tried(config: FitConfig, processes: int) -> str:
+def _tried(config: FitConfig, processes: int, halved: bool) -> str:
     """How many pictures at a time had no memory, in words."""
     count = own_at_once(config, processes)
-    tried = "not even one at a time" if count == 1 else f"neither {count} at a time nor {half(count)}"
+    both = f"neither {count} at a time nor {half(count)}" if halved else f"not {count} at a time"
+    tried = "not even one at a time" if count == 1 else both
     return tried if processes == 1 else f"{tried} in each of {processes} processes"
 
 

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -45,7 +46,8 @@ class LocalExecutor:
     def fit(self, job: FitJob, report: "Callable[[FitProgress], None]") -> "FitResult":
         """See `Executor.fit`; this process leads."""
         from lib.inference.devices import cuda_devices, set_threads
-        from lib.training.distributed import file_store, joined
+        from lib.training.distributed import joined
+        from lib.training.meeting import file_store
 
         size = self._processes or max(1, cuda_devices())
         if size == 1:
@@ -55,7 +57,8 @@ class LocalExecutor:
         with TemporaryDirectory(prefix="training-") as place, _helpers(job, size, Path(place), threads) as helpers:
             set_threads(threads)
             _await(helpers, Path(place))
-            with joined(0, size, store=file_store(Path(place) / "store", size)) as group:
+            store, watch = file_store(Path(place) / "store", size), partial(_require_alive, helpers)
+            with joined(0, size, store=store, watch=watch) as group, _watched(helpers, group.abort):
                 return job.run(report, group)
 
     def each(self, function: Callable[[A], B], items: Sequence[A]) -> Generator[tuple[int, B]]:
@@ -111,10 +114,42 @@ def _await(helpers: Sequence[SpawnProcess], place: Path) -> None:
         time.sleep(LOOK_S)
 
 
+def _require_alive(helpers: Sequence[SpawnProcess]) -> None:
+    """Raise ProcessLost where one has ended, which nobody should wait for."""
+    ended = [helper.exitcode for helper in helpers if helper.exitcode is not None]
+    if ended:
+        raise ProcessLost(
+            f"a further process of the training has ended with status {ended[0]} (-9 = killed, perhaps for want of "
+            f"memory); start the training again, it goes on from its last checkpoint"
+        )
+
+
+@contextmanager
+def _watched(helpers: Sequence[SpawnProcess], give_up: Callable[[], None]) -> Iterator[None]:
+    """Give up what this process waits for inside the block once a helper has failed and its connections do not tell."""
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(LOOK_S):
+            if any(helper.exitcode not in (None, 0) for helper in helpers):
+                if not over.wait(END_S):
+                    give_up()
+                return
+
+    watcher = threading.Thread(target=look, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
+
+
 def help_fit(job: FitJob, rank: int, size: int, place: Path, threads: int, parent: int) -> None:
     """What a helper does: train as one of the group, and end quietly when the others have."""
     from lib.inference.devices import set_threads
-    from lib.training.distributed import file_store, joined
+    from lib.training.distributed import joined
+    from lib.training.meeting import file_store
 
     logging.basicConfig(level=logging.ERROR)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()

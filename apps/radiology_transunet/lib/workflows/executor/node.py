@@ -49,7 +49,7 @@ class FitProcess:
         """Open the place where the group meets: host and port of this machine."""
         import ray
 
-        from lib.training.distributed import tcp_store
+        from lib.training.meeting import tcp_store
 
         host = ray.util.get_node_ip_address()
         self._store = store = tcp_store(host, 0, size, leads=True)
@@ -63,7 +63,8 @@ class FitProcess:
 
         from lib.inference.devices import set_threads
         from lib.training.checkpoint import CHECKPOINT
-        from lib.training.distributed import joined, tcp_store
+        from lib.training.distributed import joined
+        from lib.training.meeting import tcp_store
 
         set_threads(max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))))
         if checkpoint is not None:
