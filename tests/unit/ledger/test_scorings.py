@@ -152,3 +152,21 @@ def test_what_was_said_of_other_images_than_a_series_has_by_now_is_not_kept(ledg
     assert ledger.scorings.versions("1.1", TASK) == {}
     assert ledger.scorings.add("1.1", TASK, 1, UNSURE, instances=5)
     assert ledger.annotations.add_draft(draft("1.1", 2), instances=5)
+
+
+def test_what_could_not_be_scored_comes_again_behind_all_others_after_a_rest_that_doubles(
+    ledger: Ledger, clock: Clock
+) -> None:
+    for minutes in (1, 2, 4):
+        ledger.scorings.add("1.4", TASK, 1, Said(error="odd"))
+        clock.turn(60 * minutes - 1)
+        assert wanted(ledger, 1) == ["1.3", "1.2", "1.1"]
+        clock.turn(1)
+        assert wanted(ledger, 1) == ["1.3", "1.2", "1.1", "1.4"]
+    for _ in range(20):
+        ledger.scorings.add("1.4", TASK, 1, Said(error="odd"))
+    clock.turn(24 * 3600)
+    assert wanted(ledger, 1, among=["1.4", "1.2"]) == ["1.2", "1.4"]
+    assert ledger.scorings.covered(TASK, 1) == [Covered("CT", "", 4, 0, 1)]
+    assert ledger.scorings.add("1.4", TASK, 1, UNSURE)
+    assert wanted(ledger, 1) == ["1.3", "1.2", "1.1"]

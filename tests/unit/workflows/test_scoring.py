@@ -20,8 +20,9 @@ from lib.inference.predictor import Predictor
 from lib.ledger.book import utc_now
 from lib.ledger.ledger import Ledger
 from lib.ledger.rows import NewHuman, NewSeries
+from lib.workflows import looking, scoring
 from lib.workflows.jobrunner import JobRunner
-from lib.workflows.jobs import CHECK, DRAFT, SCORE
+from lib.workflows.jobs import CHECK, DRAFT, SCORE, score_key
 from lib.workflows.models import ChampionCache
 from lib.workflows.presegment import enqueue_drafts, kept_values, load_series, presegment
 from lib.workflows.promotion import promote, rollback
@@ -185,20 +186,119 @@ def test_a_series_that_cannot_be_scored_keeps_no_other_from_it(
     assert start_scoring(services, task, insist=True)
 
 
-def test_a_broken_device_fails_the_job_and_leaves_no_mark_on_the_series(
-    services: Services, add_series: AddSeries, champion: int, runner: JobRunner, monkeypatch: pytest.MonkeyPatch
+def break_predictions(monkeypatch: pytest.MonkeyPatch, errors: dict[str, Exception]) -> list[str]:
+    """Let the look at some series, or at all others, raise an error; the series that are looked at."""
+    seen: list[str] = []
+    honest = looking.looked
+
+    def looked(predictor: Predictor, version: int, picture: looking.Picture) -> looking.Answer:
+        def predict(self: Predictor, volume: Volume, *more: object) -> Prediction:
+            if (error := errors.get(picture.series_uid, errors.get(""))) is not None:
+                raise error
+            return predict_honestly(self, volume, *more)  # type: ignore[arg-type]
+
+        seen.append(picture.series_uid)
+        with monkeypatch.context() as patch:
+            patch.setattr(Predictor, "predict", predict)
+            return honest(predictor, version, picture)
+
+    predict_honestly = Predictor.predict
+    monkeypatch.setattr(looking, "looked", looked)
+    return seen
+
+
+DEVICE = RuntimeError("CUDA error: unspecified launch failure")
+MEMORY = RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
+@pytest.mark.parametrize("error", [DEVICE, MEMORY])
+def test_a_broken_or_full_device_fails_the_job_and_leaves_no_mark_on_the_series(
+    services: Services,
+    add_series: AddSeries,
+    champion: int,
+    runner: JobRunner,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
 ) -> None:
     uids = [add_series(f"P{n}") for n in range(4)]
-
-    def broken(*_: object) -> None:
-        raise RuntimeError("the device is gone")
-
-    monkeypatch.setattr(Predictor, "predict", broken)
+    break_predictions(monkeypatch, {"": error})
     start_scoring(services, services.task())
     assert runner.one_job()
     assert [versions(services, uid) for uid in uids] == [{}] * 4
-    found, error = state(services)
-    assert (found, "RuntimeError: the device is gone" in error) == ("queued", True)
+    found, words = state(services)
+    assert (found, str(error) in words) == ("queued", True)
+
+
+def test_series_that_fail_at_the_head_of_the_list_are_marked_and_tried_again_after_a_growing_rest(
+    services: Services, add_series: AddSeries, champion: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, task = add_series("P0"), services.task()
+    bad = [add_series(f"P{n}") for n in range(1, 5)]
+    errors: dict[str, Exception] = dict.fromkeys(bad, ValueError("a tensor is not square"))
+    seen = break_predictions(monkeypatch, errors)
+    clock = [0.0]
+    ledger = Ledger(f"sqlite:///{services.settings.var}/ledger.db", lambda: utc_now() + timedelta(minutes=clock[0]))
+    later = replace(services, ledger=ledger)
+    runner = JobRunner(later, ChampionCache(later), "w1")
+    start_scoring(later, task)
+    assert runner.one_job()
+    assert seen == [*reversed(bad), good]
+    assert versions(later, good) == {champion: ""}
+    assert [versions(later, uid) for uid in bad] == [{champion: "ValueError: a tensor is not square"}] * 4
+    assert not start_scoring(later, task)
+    errors.pop(bad[0])
+    for minutes, is_due in ((0.9, False), (1.1, True)):
+        clock[0] = minutes
+        assert start_scoring(later, task) == is_due
+    assert runner.one_job()
+    assert versions(later, bad[0]) == {champion: ""}
+    for minutes, is_due in ((2.5, False), (3.5, True)):
+        clock[0] = minutes
+        assert start_scoring(later, task) == is_due
+
+
+def test_a_series_too_large_for_the_memory_is_marked_once_another_one_is_scored_after_it(
+    services: Services, add_series: AddSeries, champion: int, runner: JobRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, large = add_series("P0"), [add_series("P1"), add_series("P2")]
+    break_predictions(monkeypatch, dict.fromkeys(large, MEMORY))
+    start_scoring(services, services.task())
+    assert runner.one_job()
+    assert versions(services, good) == {champion: ""}
+    assert all("out of memory" in versions(services, uid)[champion] for uid in large)
+
+
+def test_a_model_that_fails_on_many_series_in_a_row_rests_and_begins_behind_them(
+    services: Services, add_series: AddSeries, champion: int, runner: JobRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scoring, "MANY", 3)
+    good, task = add_series("P0"), services.task()
+    bad = [add_series(f"P{n}") for n in range(1, 4)]
+    seen = break_predictions(monkeypatch, dict.fromkeys(bad, ValueError("odd")))
+    start_scoring(services, task)
+    assert runner.one_job()
+    assert state(services)[0] == "failed"
+    assert "must score some of 3 series in a row, it scored none" in state(services)[1]
+    assert all(versions(services, uid) == {champion: "ValueError: odd"} for uid in bad)
+    assert start_scoring(services, task)
+    assert not runner.one_job()  # it rests
+    services.ledger.jobs.add(SCORE, task.name, {}, score_key(task.name))
+    assert runner.one_job()
+    assert seen == [*reversed(bad), good]
+
+
+def test_series_that_find_no_memory_at_the_head_of_the_list_do_not_block_the_others(
+    services: Services, add_series: AddSeries, champion: int, runner: JobRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, task = [add_series("P0"), add_series("P1")], services.task()
+    large = [add_series(f"P{n}") for n in range(2, 5)]
+    break_predictions(monkeypatch, dict.fromkeys(large, MEMORY))
+    start_scoring(services, task)
+    assert runner.one_job()
+    assert state(services)[0] == "queued"
+    later = Ledger(f"sqlite:///{services.settings.var}/ledger.db", lambda: utc_now() + timedelta(minutes=1))
+    assert JobRunner(replace(services, ledger=later), ChampionCache(services), "w2").one_job()
+    assert [versions(services, uid) for uid in good] == [{champion: ""}] * 2
 
 
 def test_scores_of_old_images_are_not_kept_when_slices_arrive_meanwhile(

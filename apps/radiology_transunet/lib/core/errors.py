@@ -109,7 +109,7 @@ class TrainingFailed(LabelError):
 
 
 class PredictionFailed(LabelError):
-    """A network answers with what is no number; the message names version and slice."""
+    """A network answers with what is no number, or fails on one case after the other; the message names the version."""
 
 
 class OutOfMemory(LabelError):

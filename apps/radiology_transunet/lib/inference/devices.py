@@ -15,6 +15,8 @@ MEMORY_ERRORS = (RuntimeError, MemoryError, OutOfMemory)
 """Errors that may mean a failed allocation; `is_out_of_memory` says whether one does."""
 NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
 """Words of torch's errors when an allocation failed, on CPUs (Linux, others), on CUDA devices, in cuBLAS."""
+NO_DEVICE = ("CUDA error", "cuDNN error", "CUBLAS_STATUS", "CUDA driver", "NVIDIA driver", "HIP error")
+"""Words of torch's errors when a device does not do what it is told."""
 
 KIB = 2**10
 CPU_BF16 = ("avx512_bf16", "amx_bf16", "avx10_2", "bf16", "sve_bf16")
@@ -129,6 +131,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | OutOfMemory):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
+
+
+def is_device_failure(error: BaseException) -> bool:
+    """Whether an error says that the device itself does not work, whatever it was asked for."""
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in NO_DEVICE)
 
 
 def release_memory() -> None:

@@ -6,7 +6,7 @@ The column `score` is the entropy's: it was the first. NULL stands for NaN, whic
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,8 @@ N = tables.scorings
 T = tables.scores
 MORE = tuple(column.key for column in T.c if column.key not in ("scoring_id", "annotation_id", "label", "score"))
 """The columns besides the entropy's."""
+FIRST_REST = timedelta(minutes=1)
+LONGEST_REST = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,8 +67,10 @@ def keep(
         annotation_id: of the draft that it came with.
     """
     key = dict(zip(("series_uid", "task", "version"), case, strict=True))
-    connection.execute(sa.delete(N).where(*(N.c[name] == value for name, value in key.items())))
-    scoring = insert_id(connection, N, {**key, "scored_at": at, "error": said.error})
+    mine = sa.and_(*(N.c[name] == value for name, value in key.items()))
+    retry_at = at + _rest(connection, mine) if said.error else None
+    connection.execute(sa.delete(N).where(mine))
+    scoring = insert_id(connection, N, {**key, "scored_at": at, "error": said.error, "retry_at": retry_at})
     ids = {"scoring_id": scoring, "annotation_id": annotation_id}
     labels = dict.fromkeys([*said.scores, *(label for by_label in said.values.values() for label in by_label)])
     rows = [
@@ -79,6 +83,13 @@ def keep(
     if said.embedding is not None:
         vector = np.ascontiguousarray(said.embedding, dtype="<f4").reshape(-1).tobytes()
         connection.execute(sa.insert(E).values(**ids, vector=vector))
+
+
+def _rest(connection: sa.Connection, mine: sa.ColumnElement[bool]) -> timedelta:
+    """How long a series that cannot be scored is left alone: a minute, each time twice as long, up to a day."""
+    query = sa.select(N.c.scored_at, N.c.retry_at).where(mine, N.c.retry_at.is_not(None))
+    last = connection.execute(query).first()
+    return FIRST_REST if last is None else min(LONGEST_REST, 2 * (last.retry_at - last.scored_at))
 
 
 def _number(by_label: Mapping[str, float], label: str) -> float | None:

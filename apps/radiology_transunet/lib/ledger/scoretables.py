@@ -28,6 +28,7 @@ scorings = sa.Table(
     sa.Column("version", sa.Integer, nullable=False),
     sa.Column("scored_at", UtcDateTime, nullable=False),
     late_text("error"),  # why that version cannot score the series
+    sa.Column("retry_at", UtcDateTime),  # when it looks again at one that it cannot score; NULL = at once
     sa.Index("ix_scorings_case", "series_uid", "task", "version", unique=True),
     sa.Index("ix_scorings_version", "task", "version"),
     sqlite_autoincrement=True,

@@ -1,7 +1,7 @@
 """`ledger.scorings`: what each model version said of each series, and which series it has still to look at."""
 
 import builtins
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
@@ -85,10 +85,12 @@ class Scorings(Book):
         takes: Callable[[str, str], bool] = lambda *_: True,
         left_to: tuple[str, str] | None = None,
         limit: int | None = None,
+        among: Sequence[str] | None = None,
     ) -> builtins.list[str]:
-        """The ready series that a version has not looked at.
+        """The ready series that a version has to look at: it has not yet, or could not score them and they have rested.
 
-        Those that no version has scored come first, then those with old scores; in each the newest arrival first.
+        Those that no version has scored come first, then those with old scores; in each the newest arrival first. What
+        could not be scored comes behind all others.
 
         Args:
             task: name of the task.
@@ -97,15 +99,20 @@ class Scorings(Book):
             left_to: kind of the jobs that look at series themselves, and their key up to the series' UID: a series with
                 an open one is left to it.
             limit: how many at most; None = all.
+            among: some series, found by their keys; None = all of the archive.
         """
-        known = sa.exists().where(_of(S.c.series_uid, task), N.c.version == version)
+        tried = sa.exists().where(_of(S.c.series_uid, task), N.c.version == version)
+        known = tried.where(sa.or_(N.c.error == "", N.c.retry_at > self.clock()))
         columns = (S.c.series_uid, S.c.modality, S.c.description)
         query = sa.select(*columns).where(S.c.status == "ready", ~known)
         if left_to is not None:
             query = query.where(~_has_job(task, *left_to))
+        if among is not None:
+            query = query.where(S.c.series_uid.in_(among))
+        query = query.order_by(sa.case((tried, 1), else_=0), *by_urgency(task))
         with self._read() as connection:
             streamed = connection.execution_options(stream_results=True)
-            with streamed.execute(query.order_by(*by_urgency(task))) as rows:
+            with streamed.execute(query) as rows:
                 return list(islice((uid for uid, *kind in rows if takes(*kind)), limit))
 
     def scored(self, task: str) -> frozenset[str]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Literal, overload
 
 from lib.core.errors import ArchiveUnavailable, DiskFull, LabelError
 from lib.core.values import Volume
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from lib.inference.predictor import Predictor
 
 logger = logging.getLogger(__name__)
+
+Cause = Literal["", "images", "look", "memory", "device"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,15 +50,16 @@ class Answer:
     Attributes:
         series_uid: at what.
         version: of the model that looked.
-        said: what it said; its error is the series' own.
-        doubt: what went wrong for a reason that may lie in the series or in the machine; "" when nothing did.
+        said: what it said, or what went wrong.
+        cause: where that lies: in the "images"; in the "look", where the model fails on them; in the "memory", of which
+            there is too little; in the "device", which does not work. "" when nothing went wrong.
         instances: of the picture.
     """
 
     series_uid: str
     version: int
     said: Said
-    doubt: str = ""
+    cause: Cause = ""
     instances: int | None = None
 
 
@@ -176,11 +179,24 @@ def _opened(look: SentLook) -> "Predictor":
 def looked(predictor: "Predictor", version: int, picture: Picture) -> Answer:
     """What a model says of a picture; what goes wrong is told, so that one series does not keep others from scores."""
     if picture.volume is None:
-        return Answer(picture.series_uid, version, Said(error=picture.error), instances=picture.instances)
+        return Answer(picture.series_uid, version, Said(error=picture.error), "images", picture.instances)
     try:
         found = predictor.predict(picture.volume)
     except Exception as error:
         logger.exception("version %d cannot score series %s", version, picture.series_uid)
-        return Answer(picture.series_uid, version, Said(), f"{type(error).__name__}: {error}", picture.instances)
+        return Answer(picture.series_uid, version, Said(error=_words(error)), _cause(error), picture.instances)
     said = Said(dict(found.scores), kept_values(found), found.embedding)
     return Answer(picture.series_uid, version, said, instances=picture.instances)
+
+
+def _words(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _cause(error: Exception) -> Cause:
+    """Whether memory, device or the look itself is to blame for a prediction that failed."""
+    from lib.inference.devices import is_device_failure, is_out_of_memory
+
+    if is_out_of_memory(error):
+        return "memory"
+    return "device" if is_device_failure(error) else "look"
