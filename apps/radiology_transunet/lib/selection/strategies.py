@@ -65,57 +65,60 @@ def _age(version: int, champion: int, days: float) -> str:
     return f"scored by version {version}, the champion is {champion}{ago}"
 
 
-def _strategies() -> Mapping[str, Strategy]:
-    every = (
-        Strategy(
-            "default",
-            "a mix by quotas: cases that make single labels uncertain, that may show a rare label or are unlike the "
-            "labelled ones, that stand for many others, and that are far from all labelled ones",
-            mix.mixed,
-            by_embedding=True,
-        ),
-        Strategy("random", "a case drawn at random", sampling.random, by_model=False),
-        Strategy(
-            "stratified_random",
-            "a case drawn at random; sites, scanners and protocols take turns",
-            sampling.stratified_random,
-            by_model=False,
-        ),
-        Strategy(
-            "foreground_random",
-            "a label drawn at random, then a case drawn at random in which the model predicts it",
-            sampling.foreground_random,
-        ),
-        Strategy("entropy", "the case on whose predicted foreground the model is least sure", uncertainty.entropy),
-        Strategy(
-            "bald", "the case that would tell most about the model's weights (mutual information)", uncertainty.bald
-        ),
-        Strategy("margin", "the case in which the two likeliest labels are closest", uncertainty.margin),
-        Strategy("disagreement", "the case on which the model's samples differ most", uncertainty.disagreement),
-        Strategy(
-            "classwise_power",
-            "quotas for labels, rare ones more; in each the uncertain cases, at random at first and strictly later",
-            classwise.classwise_power,
-        ),
-        Strategy("diverse", "the case farthest from all that is labelled", diversity.diverse, by_embedding=True),
-        Strategy(
-            "hybrid",
-            "among the uncertain cases the one farthest from all that is labelled",
-            diversity.hybrid,
-            by_embedding=True,
-        ),
-        Strategy(
-            "typical",
-            "the case that stands for most others; for the first labels",
-            typicality.typical,
-            by_embedding=True,
-        ),
-        Strategy(
-            "rare", "a case that may show a rare label, or is unlike the labelled ones", rarity.rare, by_embedding=True
-        ),
-    )
-    return MappingProxyType({strategy.name: strategy for strategy in every})
+_MIX = (
+    Strategy(
+        "default",
+        "a mix by quotas: cases that make single labels uncertain, that may show a rare label or are unlike the "
+        "labelled ones, that stand for many others, and that are far from all labelled ones",
+        mix.mixed,
+        by_embedding=True,
+    ),
+)
+_BY_CHANCE = (
+    Strategy("random", "a case drawn at random", sampling.random, by_model=False),
+    Strategy(
+        "stratified_random",
+        "a case drawn at random; sites, scanners and protocols take turns",
+        sampling.stratified_random,
+        by_model=False,
+    ),
+    Strategy(
+        "foreground_random",
+        "a label drawn at random, then a case drawn at random in which the model predicts it",
+        sampling.foreground_random,
+    ),
+)
+_BY_UNCERTAINTY = (
+    Strategy("entropy", "the case on whose predicted foreground the model is least sure", uncertainty.entropy),
+    Strategy("bald", "the case that would tell most about the model's weights (mutual information)", uncertainty.bald),
+    Strategy("margin", "the case in which the two likeliest labels are closest", uncertainty.margin),
+    Strategy("disagreement", "the case on which the model's samples differ most", uncertainty.disagreement),
+    Strategy(
+        "classwise_power",
+        "quotas for labels, rare ones more; in each the uncertain cases, at random at first and strictly later",
+        classwise.classwise_power,
+    ),
+)
+_BY_EMBEDDING = (
+    Strategy("diverse", "the case farthest from all that is labelled", diversity.diverse, by_embedding=True),
+    Strategy(
+        "hybrid",
+        "among the uncertain cases the one farthest from all that is labelled",
+        diversity.hybrid,
+        by_embedding=True,
+    ),
+    Strategy(
+        "typical",
+        "the case that stands for most others; for the first labels",
+        typicality.typical,
+        by_embedding=True,
+    ),
+    Strategy(
+        "rare", "a case that may show a rare label, or is unlike the labelled ones", rarity.rare, by_embedding=True
+    ),
+)
 
-
-STRATEGIES = _strategies()
+STRATEGIES: Mapping[str, Strategy] = MappingProxyType(
+    {strategy.name: strategy for strategy in (*_MIX, *_BY_CHANCE, *_BY_UNCERTAINTY, *_BY_EMBEDDING)}
+)
 """By name; `describe` is what is shown of each."""

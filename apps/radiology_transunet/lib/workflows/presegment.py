@@ -101,27 +101,8 @@ def presegment(
         _require_wanted(services, champions, task, series_uid)
     instances = services.ledger.series.get(series_uid).instances  # as known before the images are fetched
     made = _predict(champions, task, load_or_mark(services, series_uid), report)
-    mask = made.prediction.mask
-    sop_uid, seg_series_uid = (None, None) if mask.is_empty else (new_uid(), new_uid())
-    draft = NewDraft(
-        series_uid=series_uid,
-        task=task.name,
-        author=MODEL_AUTHOR,
-        model_version=made.model_version,
-        origin="model",
-        sop_instance_uid=sop_uid,
-        seg_series_uid=seg_series_uid,
-        voxels=mask.voxels(),
-        nothing_found=mask.is_empty,
-    )
-    origin = SegOrigin(
-        kind="AUTOMATIC",
-        author=MODEL_AUTHOR,
-        algorithm_name=f"TransUNet {task.name}",
-        algorithm_version=str(made.model_version),
-        description=described(f"Draft {task.name} v{made.model_version}", made.estimates, MAX_TEXT),
-    )
-    payload = seg_file(mask, made.source, origin, sop_uid, seg_series_uid)
+    draft, origin = _draft(task, series_uid, made), _origin(task, made)
+    payload = seg_file(made.prediction.mask, made.source, origin, draft.sop_instance_uid, draft.seg_series_uid)
     maps = _maps(services, made, replace(origin, description=f"Uncertainty {task.name} v{made.model_version}"))
     said = made.prediction
     return services.ledger.annotations.add_draft(
@@ -143,6 +124,34 @@ def kept_values(prediction: Prediction) -> dict[str, dict[str, float]]:
     evidence = {label: asdict(shown) for label, shown in prediction.evidence.items()}
     names = [field.name for field in fields(LabelEvidence)]
     return values | {name: {label: shown[name] for label, shown in evidence.items()} for name in names}
+
+
+def _draft(task: Task, series_uid: str, made: SeriesPrediction) -> NewDraft:
+    """The row of a draft, with new UIDs for its SEG unless it is empty."""
+    mask = made.prediction.mask
+    sop_uid, seg_series_uid = (None, None) if mask.is_empty else (new_uid(), new_uid())
+    return NewDraft(
+        series_uid=series_uid,
+        task=task.name,
+        author=MODEL_AUTHOR,
+        model_version=made.model_version,
+        origin="model",
+        sop_instance_uid=sop_uid,
+        seg_series_uid=seg_series_uid,
+        voxels=mask.voxels(),
+        nothing_found=mask.is_empty,
+    )
+
+
+def _origin(task: Task, made: SeriesPrediction) -> SegOrigin:
+    """What the SEG says of who made it."""
+    return SegOrigin(
+        kind="AUTOMATIC",
+        author=MODEL_AUTHOR,
+        algorithm_name=f"TransUNet {task.name}",
+        algorithm_version=str(made.model_version),
+        description=described(f"Draft {task.name} v{made.model_version}", made.estimates, MAX_TEXT),
+    )
 
 
 def _predict(champions: ChampionCache, task: Task, source: SourceSeries, report: Report | None) -> SeriesPrediction:
