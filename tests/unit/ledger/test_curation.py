@@ -8,6 +8,7 @@ import pytest
 from ledger_support import TASK, Clock, add_series, draft, human
 
 from lib.core.errors import Conflict, InvalidInput, NotFound
+from lib.ledger.curationrows import CURATED_STATES, Wanted
 from lib.ledger.ledger import Ledger
 from lib.ledger.rows import NewSeries
 from lib.ledger.scores import Said
@@ -125,6 +126,9 @@ def test_a_case_has_the_state_that_the_work_list_shows(filled: Ledger) -> None:
     assert [found[f"1.{n}"].label_status for n in range(1, 7)] == ["", "accepted", "", "submitted", "accepted", "held"]
     assert [dict(found[uid].drawn) for uid in ("1.2", "1.4", "1.5")] == [{"liver": 5}, {"liver": 7}, {"liver": 9}]
     assert (found["1.2"].model_version, found["1.3"].model_version) == (3, None)
+    for state in CURATED_STATES:
+        asked = filled.curation.cases(TASK, Wanted(state=state))
+        assert asked == [case for case in found.values() if case.state == state]
     assert {case.state for case in filled.curation.cases("another task")} == {"todo"}
 
 
@@ -171,7 +175,59 @@ def test_a_patient_s_split_and_the_facts_of_a_series_come_along(ledger: Ledger) 
     ledger.series.add(new)
     geometry = {"shape": [3, 4, 5]}
     ledger.series.set_ready("1.1", (), "frame", geometry)
-    (case,) = ledger.curation.cases(TASK)
+    (bare,) = ledger.curation.cases(TASK)
+    (case,) = ledger.curation.with_grids([bare])
+    assert bare == replace(case, geometry=None)
     assert (case.study_uid, case.patient, case.split, case.modality) == ("1", "p1", "promotion", "CT")
     assert (case.site, case.scanner, case.protocol, case.date) == ("North", "Acme", "abdomen", "20260102")
     assert (case.geometry, case.tags, case.said) == (geometry, (), {})
+
+
+@pytest.fixture
+def sites(ledger: Ledger) -> Ledger:
+    """Series of three patients, two sites, two modalities and four days."""
+    rows = (
+        ("1.1", "Pa", "pool", "CT", "North", "20260110"),
+        ("1.2", "pa", "pool", "CT", "South", "20260220"),
+        ("1.3", "pb", "promotion", "MR", "North", ""),
+        ("1.4", "pb", "promotion", "CT", "", "2026-03-01"),
+    )
+    for uid, patient, split, modality, site, day in rows:
+        ledger.series.add(NewSeries(uid, "s", patient, split, modality, "", 3, site, "", day))
+        ledger.series.set_ready(uid, (), "frame", None)
+    ledger.curation.tag(["1.1", "1.3"], ["metal"], "anna")
+    ledger.curation.create("odd", "", "anna")
+    ledger.curation.add("odd", ["1.2", "1.3"], "anna")
+    return ledger
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [
+        (Wanted(), ["1.1", "1.2", "1.3", "1.4"]),
+        (Wanted(series_uid="1.2"), ["1.2"]),
+        (Wanted(modalities=("MR",)), ["1.3"]),
+        (Wanted(modalities=()), []),
+        (Wanted(split="promotion"), ["1.3", "1.4"]),
+        (Wanted(tag="metal"), ["1.1", "1.3"]),
+        (Wanted(cohort="odd"), ["1.2", "1.3"]),
+        (Wanted(cohort="odd", tag="metal"), ["1.3"]),
+        (Wanted(sites=("North", "East")), ["1.1", "1.3"]),
+        (Wanted(sites=()), []),
+        (Wanted(since="20260220"), ["1.2", "1.4"]),
+        (Wanted(since="20260110", until="20260228"), ["1.1", "1.2"]),
+        (Wanted(patient="p"), ["1.2", "1.3", "1.4"]),
+        (Wanted(state="of another kind"), []),
+    ],
+)
+def test_the_database_gives_the_series_alone_that_are_wanted(sites: Ledger, wanted: Wanted, found: list[str]) -> None:
+    assert [case.series_uid for case in sites.curation.cases(TASK, wanted)] == found
+
+
+def test_many_series_are_told_with_the_same_tags_and_labels_as_few(sites: Ledger, monkeypatch) -> None:
+    sites.annotations.add_human(human("1.2", voxels={"liver": 5}), accept=True)
+    few = sites.curation.cases(TASK)
+    monkeypatch.setattr("lib.ledger.curationreads.CHUNK", 3)
+    assert sites.curation.cases(TASK) == few
+    assert [(case.tags, case.state) for case in few[:2]] == [(("metal",), "todo"), ((), "labelled")]
+    assert sites.curation.sites() == ["", "North", "South"]

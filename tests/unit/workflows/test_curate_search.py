@@ -1,15 +1,18 @@
 """What a data team asks for, and that nothing else is found."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import date
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lib.core.errors import InvalidInput, NotFound
 from lib.core.estimated import EstimatedDice
+from lib.ledger import curationreads
 from lib.ledger.curationrows import CuratedCase
 from lib.ledger.rows import NewDraft, NewHuman, NewSeries
 from lib.workflows.curate.cases import case_dict, drawn_ml
@@ -215,3 +218,27 @@ def test_narrower_conditions_never_find_more(
         if (volume is None or ml >= volume) and (least is None or nats >= least) and (most is None or nats <= most)
     }
     assert found(narrow) == (expected if narrow.asks_for_numbers else {case.series_uid for case in cases})
+
+
+def test_grids_are_read_of_the_series_alone_that_are_shown(filled: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    plain = curationreads.grids
+
+    def grids(connection: sa.Connection, series_uids: Sequence[str]) -> object:
+        read.extend(series_uids)
+        return plain(connection, series_uids)
+
+    monkeypatch.setattr(curationreads, "grids", grids)
+    found = search(filled, filled.task(), Conditions(), "volume", limit=2)
+    assert (uids(found), read, found.total) == (["1.1", "1.2"], ["1.1", "1.2"], 4)
+    assert all(hit.case.geometry for hit in found.hits)
+    (drawn,) = search(filled, filled.task(), Conditions(state="labelled")).hits
+    assert drawn.to_dict(filled.task())["labels"]["cube"]["drawn_ml"] > 0
+    assert read[2:] == ["1.3"]
+
+
+def test_more_sites_than_a_statement_holds_are_still_told_apart(
+    filled: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lib.workflows.curate.search.MOST_SITES", 1)
+    assert ask(filled, site="north*") == ["1.1", "1.3"]

@@ -15,7 +15,7 @@ from lib.core.errors import Conflict, InvalidInput, NotFound
 from lib.ledger import curationreads, curationtables, tables
 from lib.ledger.book import Book, insert_all_new, insert_new
 from lib.ledger.curationreads import parts
-from lib.ledger.curationrows import CohortRow, CuratedCase, Embedded, MemberRow
+from lib.ledger.curationrows import ALL, CohortRow, CuratedCase, Embedded, MemberRow, Wanted
 
 C = curationtables.cohorts
 G = curationtables.tags
@@ -166,13 +166,24 @@ class Curation(Book):
             _require_cohort(connection, name)
             return [MemberRow(**row) for row in connection.execute(query.order_by(M.c.series_uid)).mappings()]
 
-    def cases(self, task: str) -> builtins.list[CuratedCase]:
+    def cases(self, task: str, wanted: Wanted = ALL) -> builtins.list[CuratedCase]:
         """The ready series in the order of their UIDs, whoever they are for, with the labels and drafts of a task.
 
-        What a model said of them is left to `with_values`: there are many numbers.
+        What a model said of them is left to `with_values`, their grids to `with_grids`: there are many numbers.
         """
         with self._read() as connection:
-            return curationreads.cases(connection, task)
+            return curationreads.cases(connection, task, wanted)
+
+    def sites(self) -> builtins.list[str]:
+        """The institutions of all ready series, each once, in their order."""
+        with self._read() as connection:
+            return curationreads.sites(connection)
+
+    def with_grids(self, cases: Sequence[CuratedCase]) -> builtins.list[CuratedCase]:
+        """The same cases with their grids."""
+        with self._read() as connection:
+            grids = curationreads.grids(connection, [one.series_uid for one in cases])
+        return [replace(one, geometry=grids.get(one.series_uid)) for one in cases]
 
     def with_values(self, cases: Sequence[CuratedCase]) -> builtins.list[CuratedCase]:
         """The same cases with what a model said last of each label."""

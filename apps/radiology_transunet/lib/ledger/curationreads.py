@@ -8,15 +8,19 @@ from typing import Any
 import sqlalchemy as sa
 
 from lib.ledger import curationtables, tables
-from lib.ledger.curationrows import CuratedCase, CuratedState, Embedded, LabelStatus
+from lib.ledger.curationrows import CuratedCase, CuratedState, Embedded, LabelStatus, Wanted
 
 A = tables.annotations
 E = tables.embeddings
 G = curationtables.tags
+H = tables.annotations.alias("human")
+M = curationtables.cohort_members
 N = tables.scorings
 P = tables.patients
 S = tables.series
 T = tables.scores
+SHOWN = (S.c.series_uid, S.c.study_uid, S.c.patient, S.c.modality, S.c.description, S.c.institution)
+"""Of a series; what a checked one has as JSON is long, and read of few."""
 CHUNK = 500
 COUNTS: tuple[LabelStatus, ...] = ("", "held", "submitted", "accepted")
 """What counts later counts more."""
@@ -34,22 +38,40 @@ class _Drawn:
     is_held: bool = False
 
 
-def cases(connection: sa.Connection, task: str) -> list[CuratedCase]:
+def cases(connection: sa.Connection, task: str, wanted: Wanted) -> list[CuratedCase]:
     """See `Curation.cases`."""
     drafts = sa.select(sa.func.max(A.c.id)).where(_ours(task)).group_by(A.c.series_uid)
     looks = sa.select(sa.func.max(N.c.id)).where(N.c.task == task, N.c.error == "").group_by(N.c.series_uid)
     query = (
-        sa.select(S, P.c.split, A.c.id.label("draft_id"), A.c.status.label("draft_status"))
+        sa.select(
+            *SHOWN, S.c.manufacturer, S.c.date, P.c.split, A.c.id.label("draft_id"), A.c.status.label("draft_status")
+        )
         .add_columns(N.c.id.label("scoring_id"), N.c.version.label("model_version"))
         .join_from(S, P)
         .outerjoin(A, sa.and_(A.c.series_uid == S.c.series_uid, A.c.id.in_(drafts)))
         .outerjoin(N, sa.and_(N.c.series_uid == S.c.series_uid, N.c.id.in_(looks)))
-        .where(S.c.status == "ready")
+        .where(S.c.status == "ready", *_conditions(task, wanted))
         .order_by(S.c.series_uid)
     )
     found = connection.execute(query).mappings().all()
-    drawn, tags = _drawn(connection, task), _tags(connection)
+    few = [row["series_uid"] for row in found] if len(found) <= CHUNK else None
+    drawn, tags = _drawn(connection, task, few), _tags(connection, few)
     return [_case(row, drawn.get(row["series_uid"], _Drawn()), tags) for row in found]
+
+
+def grids(connection: sa.Connection, series_uids: Sequence[str]) -> dict[str, Mapping[str, Any] | None]:
+    """Geometry by series."""
+    found: dict[str, Mapping[str, Any] | None] = {}
+    for part in parts(series_uids):
+        query = sa.select(S.c.series_uid, S.c.geometry).where(S.c.series_uid.in_(part))
+        found.update({uid: geometry for uid, geometry in connection.execute(query)})  # noqa: C416, as below
+    return found
+
+
+def sites(connection: sa.Connection) -> list[str]:
+    """See `Curation.sites`."""
+    query = sa.select(S.c.institution).where(S.c.status == "ready").distinct().order_by(S.c.institution)
+    return list(connection.execute(query).scalars())
 
 
 def embedded(connection: sa.Connection, task: str) -> list[Embedded]:
@@ -92,9 +114,54 @@ def _ours(task: str) -> sa.ColumnElement[bool]:
     return sa.and_(A.c.task == task, A.c.origin == "model", sa.or_(A.c.status == "draft", A.c.id.in_(kept)))
 
 
-def _drawn(connection: sa.Connection, task: str) -> dict[str, _Drawn]:
-    """By series; of two labels that count alike the newest does."""
+def _conditions(task: str, wanted: Wanted) -> list[sa.ColumnElement[bool]]:
+    """Of the statement of `cases`; a pseudonym's beginning counts with its case, which LIKE may not see."""
+    day = sa.func.replace(S.c.date, "-", "")
+    tagged = sa.select(G.c.series_uid).where(G.c.tag == wanted.tag)
+    members = sa.select(M.c.series_uid).where(M.c.cohort == wanted.cohort)
+    known = [
+        (wanted.series_uid, S.c.series_uid == wanted.series_uid),
+        (wanted.modalities is not None, S.c.modality.in_(wanted.modalities or ())),
+        (wanted.state, _has_state(task, wanted.state)),
+        (wanted.split, P.c.split == wanted.split),
+        (wanted.tag, S.c.series_uid.in_(tagged)),
+        (wanted.cohort, S.c.series_uid.in_(members)),
+        (wanted.sites is not None, S.c.institution.in_(wanted.sites or ())),
+        (wanted.since, day >= wanted.since),
+        (wanted.until, day <= wanted.until),
+        (wanted.patient, sa.func.substr(S.c.patient, 1, len(wanted.patient)) == wanted.patient),
+    ]
+    return [condition for is_asked, condition in known if is_asked]
+
+
+def _has_state(task: str, state: str) -> sa.ColumnElement[bool]:
+    """Condition: `_state` gives that state; of no other word."""
+
+    def human(*conditions: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
+        mine = sa.and_(H.c.task == task, H.c.origin == "human", *conditions)
+        return S.c.series_uid.in_(sa.select(H.c.series_uid).where(mine))
+
+    accepted, waits = human(H.c.status == "accepted"), human(H.c.status == "submitted")
+    held = human(H.c.status == "submitted", H.c.held_reason != "")
+    is_drafted = sa.func.coalesce(A.c.status, "") == "draft"
+    conditions = {
+        "held": held,
+        "labelled": sa.and_(~held, accepted),
+        "submitted": sa.and_(~held, ~accepted, waits),
+        "drafted": sa.and_(~waits, ~accepted, is_drafted),
+        "todo": sa.and_(~waits, ~accepted, ~is_drafted),
+    }
+    return conditions.get(state, sa.false())
+
+
+def _among(column: sa.ColumnElement[str], few: Sequence[str] | None) -> sa.ColumnElement[bool]:
+    return sa.true() if few is None else column.in_(few)
+
+
+def _drawn(connection: sa.Connection, task: str, few: Sequence[str] | None) -> dict[str, _Drawn]:
+    """By series, of some or None = all; of two labels that count alike the newest does."""
     human = sa.and_(A.c.task == task, A.c.origin == "human", A.c.status.in_(("submitted", "accepted")))
+    human = sa.and_(human, _among(A.c.series_uid, few))
     query = sa.select(A.c.series_uid, A.c.id, A.c.status, A.c.held_reason, A.c.voxels).where(human).order_by(A.c.id)
     found: dict[str, _Drawn] = {}
     for uid, number, status, held_reason, voxels in connection.execute(query):
@@ -106,9 +173,10 @@ def _drawn(connection: sa.Connection, task: str) -> dict[str, _Drawn]:
     return found
 
 
-def _tags(connection: sa.Connection) -> dict[str, tuple[str, ...]]:
+def _tags(connection: sa.Connection, few: Sequence[str] | None) -> dict[str, tuple[str, ...]]:
     found: dict[str, tuple[str, ...]] = {}
-    for uid, tag in connection.execute(sa.select(G.c.series_uid, G.c.tag).order_by(G.c.series_uid, G.c.tag)):
+    query = sa.select(G.c.series_uid, G.c.tag).where(_among(G.c.series_uid, few))
+    for uid, tag in connection.execute(query.order_by(G.c.series_uid, G.c.tag)):
         found[uid] = (*found.get(uid, ()), tag)
     return found
 
@@ -124,7 +192,7 @@ def _case(row: sa.RowMapping, drawn: _Drawn, tags: Mapping[str, tuple[str, ...]]
         scanner=row["manufacturer"],
         protocol=row["description"],
         date=row["date"],
-        geometry=row["geometry"],
+        geometry=None,
         state=_state(drawn, row["draft_status"]),
         label_id=drawn.label_id,
         label_status=drawn.status,

@@ -1,6 +1,6 @@
 """What curation takes from the ledger: cases with all that is known of them, embeddings, cohorts."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, NamedTuple
@@ -22,7 +22,7 @@ class CuratedCase:
         scanner: its manufacturer.
         protocol: description of the series.
         date: DICOM date of the series.
-        geometry: the grid as the check found it, None where it was not kept.
+        geometry: the grid as the check found it, None where it was not kept and until it is asked for.
         state: see CURATED_STATES.
         label_id: the human annotation that counts: an accepted one before one that waits for review, that before one
             that is held back; None without one.
@@ -54,6 +54,38 @@ class CuratedCase:
     scoring_id: int | None = None
     said: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which ready series the ledger gives; everything must hold. "" and None = whatever it is.
+
+    Attributes:
+        series_uid: this one alone.
+        modalities: one of these.
+        state: one of CURATED_STATES.
+        split: of the patient.
+        tag: that the series has.
+        cohort: that the series is in.
+        sites: one of these institutions; few enough for a statement.
+        since: first date, YYYYMMDD.
+        until: last date, YYYYMMDD.
+        patient: beginning of the pseudonym.
+    """
+
+    series_uid: str = ""
+    modalities: Sequence[str] | None = None
+    state: str = ""
+    split: str = ""
+    tag: str = ""
+    cohort: str = ""
+    sites: Sequence[str] | None = None
+    since: str = ""
+    until: str = ""
+    patient: str = ""
+
+
+ALL = Wanted()
 
 
 class Embedded(NamedTuple):

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lib.core.errors import InvalidInput, NotFound
-from lib.ledger.curationrows import CURATED_STATES, CuratedCase
+from lib.ledger.curationrows import CURATED_STATES, CuratedCase, Wanted
 from lib.selection.neighbours import k_nearest
 from lib.taskfile import Task
 from lib.workflows.curate.cases import case_dict, task_cases, told
@@ -59,10 +59,10 @@ def like(
         raise InvalidInput(f"limit must be at least 1, got {limit}")
     if state:
         require_word("state", state, CURATED_STATES)
-    known = {one.series_uid: one for one in task_cases(services, task)}
-    if series_uid not in known:
+    if not (this := task_cases(services, task, Wanted(series_uid=series_uid))):
         raise NotFound(_why_not(services, task, series_uid))
-    others = {uid: one for uid, one in known.items() if uid != series_uid and state in ("", one.state)}
+    others = {one.series_uid: one for one in task_cases(services, task, Wanted(state=state))}
+    others.pop(series_uid, None)
     embedded = services.ledger.curation.embedded(task.name)
     chosen = version_for(embedded, {series_uid}, others, version)
     if chosen is None:
@@ -72,12 +72,11 @@ def like(
     if not mine:
         raise NotFound(f"version {chosen} made no usable embedding of series {series_uid}: take another version")
     distances, which = k_nearest(point, points, limit)
-    found = services.ledger.curation.with_values([others[ids[number]] for number in which.reshape(-1)])
+    curation = services.ledger.curation
+    found = curation.with_grids(curation.with_values([others[ids[number]] for number in which.reshape(-1)]))
     near = tuple(zip(found, distances.reshape(-1).tolist(), strict=True))
     left = f"{len(others) - len(ids)} others have no embedding by it and are left out"
-    return Alike(
-        known[series_uid], chosen, len(ids), near, (f"compared by embeddings of model version {chosen} alone; {left}",)
-    )
+    return Alike(this[0], chosen, len(ids), near, (f"compared by embeddings of model version {chosen} alone; {left}",))
 
 
 def _why_not(services: Services, task: Task, series_uid: str) -> str:

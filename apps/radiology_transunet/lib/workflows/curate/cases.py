@@ -2,10 +2,11 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from lib.core.geometry import Geometry
-from lib.ledger.curationrows import CuratedCase
+from lib.ledger.curationrows import ALL, CuratedCase, Wanted
 from lib.selection.pool import QUANTITIES
 from lib.taskfile import Task
 from lib.workflows.query import viewer_path
@@ -15,9 +16,9 @@ NOTHING: Mapping[str, float] = {}
 ML_MM3 = 1000.0
 
 
-def task_cases(services: Services, task: Task) -> list[CuratedCase]:
-    """The ready series that the task takes, in the order of their UIDs, without what a model said of them."""
-    rows = services.ledger.curation.cases(task.name)
+def task_cases(services: Services, task: Task, wanted: Wanted = ALL) -> list[CuratedCase]:
+    """Ready series that the task takes, in the order of their UIDs, without their grids and what a model said."""
+    rows = services.ledger.curation.cases(task.name, replace(wanted, modalities=task.modalities))
     return [row for row in rows if task.why_not(row.modality, row.protocol) is None]
 
 

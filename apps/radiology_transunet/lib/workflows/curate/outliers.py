@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from lib.core.errors import InvalidInput
-from lib.ledger.curationrows import CuratedCase
+from lib.ledger.curationrows import CuratedCase, Wanted
 from lib.selection.draws import keys
 from lib.selection.embeddings import Comparable
 from lib.selection.neighbours import Unlikeness, unlikeness
@@ -117,7 +117,7 @@ def outliers(
     """
     if limit < 1:
         raise InvalidInput(f"limit must be at least 1, got {limit}")
-    cases = [case for case in task_cases(services, task) if case.split == Split.POOL.value]
+    cases = task_cases(services, task, Wanted(split=Split.POOL.value))
     labelled = {case.series_uid: case for case in cases if case.label_status in COUNTED}
     free = {case.series_uid: case for case in cases if case.label_id is None}
     embedded = services.ledger.curation.embedded(task.name)
@@ -143,8 +143,9 @@ def _ranked(
     found = unlikeness(comparable, seed, services.settings.selection)
     knows, shares, outlying = len(found.usual) > 0, found.shares, found.outlying
     order = [i for i in descending(found.scores, keys(ids, seed)).tolist() if every or not knows or outlying[i]]
-    usual = Usual.of(list(labelled.values()), task)
-    shown = services.ledger.curation.with_values([free[ids[i]] for i in order[:limit]])
+    curation = services.ledger.curation
+    usual = Usual.of(curation.with_grids(list(labelled.values())), task)
+    shown = curation.with_grids(curation.with_values([free[ids[i]] for i in order[:limit]]))
     queue = tuple(
         Outlier(
             case=case,

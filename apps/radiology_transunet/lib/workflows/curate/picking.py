@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lib.core.errors import InvalidInput
-from lib.ledger.curationrows import CohortRow, CuratedCase
+from lib.ledger.curationrows import CohortRow, CuratedCase, Wanted
 from lib.taskfile import Task
 from lib.workflows.collect import Split
 from lib.workflows.curate.cases import task_cases
@@ -69,7 +69,7 @@ def pick(services: Services, task: Task, cohort: str, splits: Collection[str] = 
         require_word("split", split, tuple(Split))
     row = services.ledger.curation.cohort(cohort)
     members = [member.series_uid for member in services.ledger.curation.members(cohort)]
-    ready = {case.series_uid: case for case in task_cases(services, task)}
+    ready = {case.series_uid: case for case in task_cases(services, task, Wanted(cohort=cohort))}
     found = [ready[uid] for uid in members if uid in ready]
     chosen = [case for case in found if case.split in splits]
     held_out = Counter(case.split for case in found if case.split not in splits)

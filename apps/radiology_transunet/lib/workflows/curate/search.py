@@ -9,7 +9,7 @@ from typing import Any
 
 from lib.core.errors import InvalidInput
 from lib.core.estimated import EstimatedDice
-from lib.ledger.curationrows import CuratedCase
+from lib.ledger.curationrows import CuratedCase, Wanted
 from lib.taskfile import Task
 from lib.workflows.curate.cases import NOTHING, case_dict, predicted_ml, shows, task_cases
 from lib.workflows.curate.conditions import ANY, Conditions, Range, require_word
@@ -19,6 +19,8 @@ from lib.workflows.services import Services
 ORDERS = ("series", "volume", "uncertainty", "dice", "date")
 """By UID, the largest volume, the largest uncertainty, the smallest estimated Dice, the newest first."""
 NO_ESTIMATES: Estimates = {}
+MOST_SITES = 500
+"""That a statement should hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,16 +86,20 @@ def search(
     if limit is not None and limit < 1:
         raise InvalidInput(f"limit must be at least 1, got {limit}")
     labels = _labels(task, wanted.label)
-    among = {row.series_uid for row in services.ledger.curation.members(wanted.cohort)} if wanted.cohort else None
-    few = [case for case in task_cases(services, task) if _is_wanted(case, wanted, among)]
-    cases = services.ledger.curation.with_values(few)
+    curation = services.ledger.curation
+    cases = curation.with_values(_cases(services, task, wanted))
     unsure = [case for case in cases if _hit(case, replace(wanted, dice=ANY), labels, NO_ESTIMATES) is not None]
     estimates = estimated_dice(services, unsure)
     known = [(case, estimates.get(case.series_uid, NO_ESTIMATES)) for case in unsure]
     hits = [hit for case, mine in known if (hit := _hit(case, wanted, labels, mine)) is not None]
     hits.sort(key=_key(order, wanted.quantity))
     asked = order == "dice" or wanted.dice != ANY
-    return Found(len(hits), tuple(hits[:limit]), _notes(len(unsure) - len(estimates)) if asked else ())
+    shown = zip(hits, curation.with_grids([hit.case for hit in hits[:limit]]), strict=False)
+    return Found(
+        len(hits),
+        tuple(replace(hit, case=case) for hit, case in shown),
+        _notes(len(unsure) - len(estimates)) if asked else (),
+    )
 
 
 def _notes(unknown: int) -> tuple[str, ...]:
@@ -110,17 +116,28 @@ def _labels(task: Task, name: str) -> tuple[str, ...]:
     return (label.name,)
 
 
-def _is_wanted(case: CuratedCase, wanted: Conditions, among: set[str] | None) -> bool:
-    """Whether everything holds but what is asked of labels."""
-    return (
-        wanted.state in ("", case.state)
-        and wanted.split in ("", case.split)
-        and (not wanted.tag or wanted.tag in case.tags)
-        and (among is None or case.series_uid in among)
-        and case.patient.startswith(wanted.patient)
-        and (not wanted.site or fnmatchcase(case.site.casefold(), wanted.site.casefold()))
-        and _is_in_time(case.date, wanted)
-    )
+def _cases(services: Services, task: Task, wanted: Conditions) -> list[CuratedCase]:
+    """The cases of which everything holds but what is asked of labels.
+
+    The ledger gives those of few sites alone, and those between two dates with others that have none.
+    """
+    if wanted.cohort:
+        services.ledger.curation.cohort(wanted.cohort)  # raises NotFound
+    sites = [site for site in services.ledger.curation.sites() if _is_site(site, wanted)] if wanted.site else None
+    same = {name: getattr(wanted, name) for name in ("state", "split", "tag", "cohort", "patient")}
+    asked = Wanted(**same, sites=sites if sites is None or len(sites) <= MOST_SITES else None)
+    asked = replace(asked, since=_dicom(wanted.since), until=_dicom(wanted.until))
+    found = task_cases(services, task, asked)
+    return [case for case in found if _is_site(case.site, wanted) and _is_in_time(case.date, wanted)]
+
+
+def _is_site(site: str, wanted: Conditions) -> bool:
+    return not wanted.site or fnmatchcase(site.casefold(), wanted.site.casefold())
+
+
+def _dicom(day: date | None) -> str:
+    """YYYYMMDD; "" for none."""
+    return "" if day is None else day.isoformat().replace("-", "")
 
 
 def _is_in_time(text: str, wanted: Conditions) -> bool:
