@@ -192,3 +192,21 @@ def test_drafts_from_before_estimates_were_kept_can_be_told_theirs(empty_url: st
     assert ledger.estimates.of([1])[1]["liver"].high == 0.95
     ledger.close()
     database.close()
+
+
+def test_what_could_not_be_scored_before_rests_came_is_looked_at_again_at_once(empty_url: str) -> None:
+    database = at_version(empty_url, "0008")
+    made, size = {"created_at": START}, {"instances": 3, "frame_of_reference_uid": "f", "findings": []}
+    texts = dict.fromkeys(("reason", "description", "institution", "manufacturer", "date"), "")
+    with database.write() as connection:
+        insert(connection, "patients", patient="p", split="pool", reason="", **made)
+        for uid, error in (("1.1", "odd"), ("1.2", "")):
+            row = {"series_uid": uid, "study_uid": "1", "patient": "p", "status": "ready", "modality": "CT"}
+            insert(connection, "series", **row, **size, **texts, **made, updated_at=START)
+            insert(connection, "scorings", series_uid=uid, task=TASK, version=1, scored_at=START, error=error)
+    schema.upgrade(database)
+    ledger = Ledger(empty_url)
+    assert ledger.scorings.versions("1.1", TASK) == {1: "odd"}
+    assert ledger.scorings.wanted(TASK, 1) == ["1.1"]
+    ledger.close()
+    database.close()

@@ -106,7 +106,7 @@ def test_a_newer_schema_is_refused_by_check_and_upgrade(empty_url: str) -> None:
     ledger.upgrade()
     with database.write() as connection:
         connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
-    with pytest.raises(LedgerUnavailable, match="must have schema version 0008, got 9999"):
+    with pytest.raises(LedgerUnavailable, match="must have schema version 0009, got 9999"):
         ledger.check()
     with pytest.raises(LedgerUnavailable, match="9999"):
         ledger.upgrade()
