@@ -327,3 +327,14 @@ def test_a_run_that_is_kept_more_often_goes_on_from_the_same_checkpoint(
     run(make_case(1), tmp_path, replace(CONFIG, checkpoint_every=1, checkpoint_minutes=0.1))
     assert steps == [4, 5]
     assert "belongs to other cases" not in caplog.text
+
+
+def test_a_run_of_other_options_says_that_it_takes_the_place_of_a_checkpoint(
+    make_case: MakeCase, tmp_path: Path, killed_after: Callable[[Path, int], None]
+) -> None:
+    killed_after(tmp_path, 5)
+    notes = run(make_case(1), tmp_path, replace(CONFIG, seed=9, steps=1)).notes
+    assert notes == (
+        f"{tmp_path / CHECKPOINT} belongs to other cases or options: training starts over and writes its own in that "
+        f"place",
+    )

@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from lib.registry.tracking import RunLog
     from lib.taskfile import Task
+    from lib.training.data import Case
     from lib.workflows.offline import Trained
 
 
@@ -46,27 +49,43 @@ def train(
     from lib.cli.train_display import FitBars, bars, budget_note
     from lib.demo.folder import known_rule, patient_rule
     from lib.inference.devices import set_threads
-    from lib.workflows.leftout import with_spacing
+    from lib.workflows.leftout import forget_spacing
     from lib.workflows.offline import TrainOptions, train_folder
     from lib.workflows.userfiles import FileCases
 
     set_threads(threads or _cores())
     patient_of = patient_rule(patients or known_rule([pair.name for pair in pairs]))
     options = TrainOptions(max_minutes, seed, device, holdout, patient_of, start, _run_log() if log else None)
-    shown = with_spacing(chosen, FileCases(pairs, chosen, patient_of), device, start)
-    if shown != chosen:
-        spacing_mm, why = shown.preprocess.spacing_mm, "in --start" if start else "CPUs learn in minutes there"
-        typer.echo(f"{task} names no preprocess.spacing_mm: it is {spacing_mm} mm, as {why}")
+    names, cases = [pair.name for pair in pairs], FileCases(pairs, chosen, patient_of)
+    shown = _filled_in(chosen, names, cases, device, start, folder)
     with bars() as progress:
         show = FitBars(progress, options.applied_to(chosen.training))
         trained = train_folder(images, labels, shown, folder, options, show)
     if trained is None:  # another process of this training tells
         return end_at_once()
+    forget_spacing(folder)
     _tell(trained, chosen)
     if note := budget_note(trained.fit.steps, options.applied_to(chosen.training)):
         typer.echo(note)
     _tell_next(["--images", str(images), "--labels", str(labels)], ["--task", task, "--model", str(folder)])
     end_at_once()
+
+
+def _filled_in(
+    task: "Task", names: "Sequence[str]", cases: "Sequence[Case]", device: str, start: Path | None, folder: Path
+) -> "Task":
+    """The task with the spacing that it leaves out; that of a training that was interrupted in the folder stays."""
+    from lib.workflows.leftout import keep_spacing, kept_spacing, with_spacing
+
+    kept = None if start else kept_spacing(task, names, folder)
+    shown = kept or with_spacing(task, cases, device, start)
+    if start is None and task.preprocess.spacing_mm is None:
+        keep_spacing(task, names, shown, folder)
+    if shown != task:
+        why = f"in the training that {folder} goes on with" if kept else "CPUs learn in minutes there"
+        spacing_mm, why = shown.preprocess.spacing_mm, "in --start" if start else why
+        typer.echo(f"{task.name} names no preprocess.spacing_mm: it is {spacing_mm} mm, as {why}")
+    return shown
 
 
 def _tell_next(folders: list[str], model: list[str]) -> None:

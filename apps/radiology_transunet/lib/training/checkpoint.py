@@ -91,17 +91,22 @@ class Checkpoint:
         Args:
             folder: where `save` put it.
             key: of the inputs.
-            tell: hears of each one that is damaged.
+            tell: hears of each one that is damaged, and of one of other inputs whose place the run will take.
 
         Raises:
             OSError, BadZipFile, MemoryError: one cannot be read now; it stays, and another attempt may find it.
         """
+        others = []
         for path in (folder / CHECKPOINT, folder / BEFORE):
             found = cls._sound(path, tell)
             if found is not None and found.key == key:
                 return found
             if found is not None:
-                log.info("%s belongs to other cases or options and is not used", path)
+                others.append(path)
+        if others:
+            tell(
+                f"{others[0]} belongs to other cases or options: training starts over and writes its own in that place"
+            )
         return None
 
     @classmethod
