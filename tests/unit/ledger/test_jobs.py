@@ -253,3 +253,17 @@ def test_open_jobs_are_found_by_their_key(sqlite_ledger: Ledger) -> None:
     searches = [step for step in found if "ix_jobs_one_open" in step]
     assert len(searches) == 2
     assert all("kind=? AND task=? AND key=?" in step for step in searches)
+
+
+def test_a_job_that_is_given_back_to_the_end_is_taken_behind_all_of_its_kind_that_wait(ledger: Ledger) -> None:
+    for key in ("a", "b", "c"):
+        add(ledger, key, kind="score")
+    order = []
+    for _ in range(6):
+        job = ledger.jobs.take(["score"], "w1", 60)
+        order.append(job.key)
+        assert ledger.jobs.give_back(job, "its turn is over", to_end=True)
+    assert order == ["a", "b", "c"] * 2
+    add(ledger, "alone", kind="check")
+    assert ledger.jobs.give_back(ledger.jobs.take(["check"], "w1", 60), "urgent", to_end=True)
+    assert ledger.jobs.take(["check"], "w1", 60).attempts == 1

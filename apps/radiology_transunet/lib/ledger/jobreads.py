@@ -34,6 +34,13 @@ def queued(connection: sa.Connection, kind: str, task: str, keys: Sequence[str])
     return [(job, key) for part in parts for job, key in connection.execute(query.where(T.c.key.in_(part)))]
 
 
+def behind(connection: sa.Connection, kind: str) -> int:
+    """The priority with which a job is taken behind all of its kind that wait."""
+    last = sa.select(sa.func.max(T.c.priority)).where(T.c.kind == kind, T.c.state == "queued")
+    found = connection.execute(last).scalar()
+    return 0 if found is None else int(found) + 1
+
+
 def is_left(now: datetime) -> sa.ColumnElement[bool]:
     """Whether a worker took the job and fell silent."""
     return sa.and_(T.c.state == "running", T.c.lease_until <= now)

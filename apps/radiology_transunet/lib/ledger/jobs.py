@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from lib.core.errors import Conflict, InvalidInput
 from lib.ledger import tables
 from lib.ledger.book import NOTHING, Book, insert_all_new, insert_new, require_among, seconds
-from lib.ledger.jobreads import CHUNK, JOB, is_held, is_left, job_row, next_due, queued
+from lib.ledger.jobreads import CHUNK, JOB, behind, is_held, is_left, job_row, next_due, queued
 from lib.ledger.rows import JOB_STATES, JobRow, JobState
 
 T = tables.jobs
@@ -156,18 +156,19 @@ class Jobs(Book):
         with self._write() as connection:
             return self._close(connection, job, values, {"error": error})
 
-    def give_back(self, job: JobRow, reason: str, pause_s: float = 0.0) -> bool:
+    def give_back(self, job: JobRow, reason: str, pause_s: float = 0.0, to_end: bool = False) -> bool:
         """Queue a job again as if it had not been taken: the attempt does not count.
 
         Args:
             job: as taken.
             reason: why it is not done now; shown as its error.
             pause_s: how long nobody may take it.
+            to_end: whether it is taken behind all of its kind that wait now, so that it keeps none of them waiting.
 
         Returns:
             False, and nothing recorded, when the worker no longer holds it.
         """
-        values = {
+        values: dict[str, Any] = {
             "state": "queued",
             "attempts": job.attempts - 1,
             "error": reason,
@@ -175,6 +176,8 @@ class Jobs(Book):
             "not_before": self.clock() + seconds(pause_s),
         }
         with self._write() as connection:
+            if to_end:
+                values["priority"] = behind(connection, job.kind)
             return self._close(connection, job, values, {"given back": reason})
 
     def cancel(self, job_id: int) -> None:
