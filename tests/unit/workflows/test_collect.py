@@ -1,4 +1,6 @@
 import ast
+import json
+import shutil
 import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +24,7 @@ from lib.workflows.collect import (
     collect,
 )
 from lib.workflows.plan import Plan, open_plan
+from lib.workflows.recipe import START, learned_before
 from lib.workflows.services import Services
 
 Label = Callable[..., int]
@@ -100,6 +103,39 @@ def test_a_series_that_a_version_learned_from_neither_tunes_nor_judges_under_any
         f"2 {held_out.called} cases are left out: a version learned from their series when they were another patient's "
         f"(annotations {learned}, {relabelled})"
     )
+
+
+def test_what_a_deleted_version_learned_from_is_left_out_as_long_as_one_is_there_that_went_on_from_it(
+    services: Services, label: Label, tmp_path: Path
+) -> None:
+    task, folder = services.task(), tmp_path / "m"
+    first, second, third, untouched = (label(f"p{number}") for number in range(4))
+    state = build_network(task.network, task.schema).state_dict()
+
+    def add(learned: int, start: int | None) -> int:
+        before = learned_before(services, task, start)
+        save_model(folder, Manifest.describe(task, 0, {}, (learned,), inherited=before), state)
+        tags = {} if start is None else {START: f"version {start}"}
+        return services.registry.register(task.name, folder, {}, tags)
+
+    save_model(folder, Manifest.describe(task, 0, {}, (first,)), state)
+    path = folder / "manifest.json"
+    old = json.loads(path.read_text())
+    del old["inherited"]  # as manifests were
+    path.write_text(json.dumps(old))
+    oldest = services.registry.register(task.name, folder, {})
+    middle = add(second, oldest)
+    assert learned_before(services, task, middle) == (first, second)
+    shutil.rmtree(services.registry.path(task.name, oldest))
+    newest = add(third, middle)
+    shutil.rmtree(services.registry.path(task.name, middle))
+    for number, annotation in enumerate((first, second, third, untouched)):
+        move(services, annotation, f"x{number}", "promotion")
+    ids = accepted_ids(services, task, PromotionCases)
+    cache = CaseCache(services, task)
+    assert collect(services, cache, PromotionCases, ids, lambda share, message: None).ids == (untouched,)
+    shutil.rmtree(services.registry.path(task.name, newest))
+    assert collect(services, cache, PromotionCases, ids, lambda share, message: None).ids == ids
 
 
 @pytest.mark.parametrize("asked", SETS)

@@ -63,6 +63,7 @@ class Manifest:
         weights: name of the weights file beside the manifest; empty until saved.
         sha256: of the weights file; empty until saved.
         files: SHA-256 of the image files that it learned from; empty for annotations of the ledger.
+        inherited: ids of the annotations that the models before it learned from, whose weights it went on from.
     """
 
     task: str
@@ -76,6 +77,7 @@ class Manifest:
     weights: str = ""
     sha256: str = ""
     files: tuple[str, ...] = ()
+    inherited: tuple[int, ...] = ()
 
     @classmethod
     def describe(
@@ -85,6 +87,7 @@ class Manifest:
         metrics: Mapping[str, float] | None = None,
         annotations: tuple[int, ...] = (),
         files: tuple[str, ...] = (),
+        inherited: tuple[int, ...] = (),
     ) -> "Manifest":
         """The manifest of a model for this task, trained here and now."""
         return cls(
@@ -94,6 +97,7 @@ class Manifest:
             metrics=dict(metrics or {}),
             packages=installed_packages(),
             files=files,
+            inherited=inherited,
         )
 
     def to_dict(self) -> Values:
@@ -115,6 +119,7 @@ class Manifest:
             rest["labels"] = tuple((str(name), int(number)) for name, number in rest["labels"])
             rest["annotations"] = tuple(rest["annotations"])
             rest["files"] = tuple(rest.get("files", ()))
+            rest["inherited"] = tuple(rest.get("inherited", ()))
             rest["network"] = completed(rest["network"])
             return cls(**rest)
         except (KeyError, TypeError, ValueError) as error:

@@ -123,15 +123,17 @@ def _learned_from(services: Services, of: type[SplitCases], ids: Sequence[int]) 
 
 
 def _annotations_of_versions(services: Services, task: str) -> frozenset[int]:
-    """Ids of all that the registered versions of a task learned from, as their manifests say."""
+    """Ids of all that the registered versions of a task and those before them learned from, as their manifests say."""
     from lib.inference.model import read_manifest
 
     found: set[int] = set()
     for model in services.registry.list(task):
         try:
-            found.update(read_manifest(model.folder).annotations)
+            manifest = read_manifest(model.folder)
         except (NotFound, ManifestMismatch) as error:
             logger.warning("what version %d of task %s learned from is not known: %s", model.version, task, error)
+            continue
+        found.update(manifest.annotations, manifest.inherited)
     return frozenset(found)
 
 

@@ -90,6 +90,25 @@ def new_labels(services: Services, task: Task, start: int | None, training: Sequ
     return tuple(number for number in training if number not in set(learned))
 
 
+def learned_before(services: Services, task: Task, start: int | None) -> tuple[int, ...]:
+    """Ids of the annotations that a version, and those that it went on from, learned from; none for fresh weights.
+
+    Manifests of before carry nothing over: what those versions went on from is asked as well, where it is there.
+    """
+    from lib.inference.model import read_manifest
+
+    versions = {version.version: version for version in services.registry.list(task.name)}
+    learned: set[int] = set()
+    while start in versions:
+        try:
+            manifest = read_manifest(versions[start].folder)
+            learned.update(manifest.annotations, manifest.inherited)
+        except (NotFound, ManifestMismatch) as error:
+            logger.warning("what version %d of task %s learned from is not known: %s", start, task.name, error)
+        start = _start_number(versions[start])
+    return tuple(sorted(learned))
+
+
 def adapted(config: FitConfig, recipe: RecipeConfig, is_warm: bool, tuned: bool, asked: Mapping[str, Any]) -> FitConfig:
     """The task's way of training, for a challenger.
 

@@ -14,7 +14,7 @@ from lib.workflows.collect import CalibrationCases, PoolCases, collect
 from lib.workflows.executor.engine import FitJob, open_executor
 from lib.workflows.morning import keep_curves
 from lib.workflows.plan import Plan, fit_config, job_folder, require_enough
-from lib.workflows.recipe import adapted, first_weights
+from lib.workflows.recipe import adapted, first_weights, learned_before
 from lib.workflows.retrain_log import log_retraining
 from lib.workflows.retrain_notes import take_note
 from lib.workflows.services import Services
@@ -60,7 +60,7 @@ def train_model(
     from lib.inference.model import Manifest, save_model
     from lib.training.warmstart import half_new
 
-    folder, ids = job_folder(services, job.id), plan.training
+    folder, ids, before = job_folder(services, job.id), plan.training, learned_before(services, task, plan.start)
     cases = collect(services, cache, PoolCases, ids, part(tell, FETCHED / 2, FETCHED))
     require_enough(services, task, len(cases), unusable=len(ids) - len(cases))
     params, recipe = job.payload.get("params", {}), services.settings.recipe
@@ -84,7 +84,7 @@ def train_model(
         take_note(services, job.id, note)
     metrics = figures_of(task, fitted.dice)
     keep_curves(folder, fitted)  # first: once the model is there, no later attempt fits again
-    save_model(folder / MODEL, Manifest.describe(task, plan.seed, metrics, cases.ids), fitted.state_dict)
+    save_model(folder / MODEL, Manifest.describe(task, plan.seed, metrics, cases.ids, (), before), fitted.state_dict)
     log_retraining(services, job, config, fitted, (cases, calibration), folder / MODEL, tell, MEASURED)
     return folder / MODEL
 
