@@ -152,13 +152,17 @@ def test_scores_from_the_cluster_are_those_from_here(cluster: Cluster, tmp_path:
     files = [{path.name: path.read_bytes() for path in tmp_path.iterdir()}]
     look = SentLook(7, "one", task, files, "cpu", 4, ONE_ANSWER)
     pictures = [Picture(str(seed), make_case(seed).volume) for seed in range(3)] + [Picture("3", None, "no pixels")]
-    there = dict(cluster.executor(1).each(look, pictures))
+    executor = cluster.executor(1)
+    there = dict(executor.each(look, pictures[:2]))
+    sent = executor._put[1]
+    there |= {number + 2: answer for number, answer in executor.each(look, pictures[2:])}
+    assert executor._put[1] is sent  # the weights went there once
     predictor = load_sampled(tmp_path, [], task, "cpu", 4, ONE_ANSWER)
     here = {number: looked(predictor, 7, picture) for number, picture in enumerate(pictures)}
     assert sorted(there) == sorted(here)
     for number, answer in here.items():
         found = there[number]
-        assert (found.series_uid, found.version, found.doubt) == (answer.series_uid, 7, "")
+        assert (found.series_uid, found.version, found.cause) == (answer.series_uid, 7, answer.cause)
         assert found.said.error == answer.said.error
         assert found.said.scores == pytest.approx(answer.said.scores, abs=1e-3)  # maps are float16
         assert found.said.values.keys() == answer.said.values.keys()

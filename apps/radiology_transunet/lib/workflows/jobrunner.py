@@ -102,7 +102,7 @@ class JobRunner:
             result = self._handlers[job.kind](job, heartbeat)
         except Stopped as error:
             logger.info("job %d (%s) is given back: %s", job.id, job.key, error)
-            return partial(jobs.give_back, job, heartbeat.reason)
+            return partial(jobs.give_back, job, heartbeat.reason, to_end=job.kind == SCORE)
         except NEEDLESS as error:
             logger.info("job %d (%s) is not needed any more: %s", job.id, job.key, error)
             result = {"skipped": str(error)}

@@ -35,6 +35,8 @@ ROUND = 32
 """Series of a list after which the ledger is asked which of the next ones are still to be scored."""
 IN_A_ROW = 3
 """Series one after the other that find no memory, which is then the machine's fault."""
+TURN = 512
+"""Series after which another task's job that waits has its turn."""
 MANY = 20
 """Series one after the other on which the model fails, after which the job rests."""
 State = Literal["done", "running", "waiting"]
@@ -123,9 +125,9 @@ def score_all(
     """
     where = executor or open_executor(services.settings)
     work = _Work(services, task, job, heartbeat)
+    look: LocalLook | SentLook = LocalLook(champions, task)
     while uids := work.next(version := _version(services, champions, task, where)):
-        model = require_champion(services, task)
-        look = LocalLook(champions, task) if where.is_here else SentLook.of(services, task, model)
+        look = look if where.is_here else _sent(services, task, look)
         with closing(where.each(look, Pictures(services, task, uids))) as answers:
             for _, answer in answers:
                 work.take(answer)
@@ -142,6 +144,14 @@ def _version(services: Services, champions: ChampionCache, task: Task, executor:
     if executor.is_here and (version := champions.predictor(task.name)[1]) != champion:
         raise ManifestMismatch(f"series are to be scored by version {champion}, but {version} serves")
     return champion
+
+
+def _sent(services: Services, task: Task, last: LocalLook | SentLook) -> SentLook:
+    """A look with the champion's files: the last one while it is of that version, so that they are read once."""
+    model = require_champion(services, task)
+    if isinstance(last, SentLook) and (last.version, last.origin) == (model.version, model.folder.name):
+        return last
+    return SentLook.of(services, task, model)
 
 
 def _next(services: Services, task: Task, version: int, limit: int, among: Sequence[str] | None = None) -> list[str]:
@@ -166,7 +176,7 @@ class _Work:
         self._listed: tuple[int | None, float] = (None, 0.0)  # for which version and when, on the monotonic clock
         self._skip = IN_A_ROW * (int(job.payload.get("failures", 0)) + (job.attempts - 1 if job.error else 0))
         self._lacking: list[Answer] = []
-        self._failures = 0
+        self._failures = self._looks = 0
         self._done, self._of = 0, 1
         self.scored = 0
         self.failed = 0
@@ -205,6 +215,7 @@ class _Work:
             PredictionFailed: the model failed on many series in a row; they are marked.
             Conflict: the job was taken away.
         """
+        self._looks += 1
         if answer.cause == "device":
             raise ProcessLost(f"the device must work to score series {answer.series_uid}: {answer.said.error}")
         if answer.cause == "memory":
@@ -230,13 +241,16 @@ class _Work:
         self._keep_lacking()
 
     def give_way(self) -> None:
-        """Stop where the worker stops or more urgent work waits.
+        """Stop where the worker stops, more urgent work waits, or another task after a turn of this one.
 
         Raises:
-            Stopped: the job is to be given back.
+            Stopped: the job is to be given back, behind those of other tasks.
         """
-        if self._services.ledger.jobs.is_due(URGENT):
+        jobs = self._services.ledger.jobs
+        if jobs.is_due(URGENT):
             self._heartbeat.end("more urgent work waits")
+        elif self._looks >= TURN and jobs.is_due((SCORE,)):
+            self._heartbeat.end("the series of another task wait")
         self._heartbeat.require_wanted()
 
     def _require_memory(self, is_enough: bool) -> None:

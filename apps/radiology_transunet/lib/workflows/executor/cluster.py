@@ -44,6 +44,7 @@ class RayExecutor:
 
     def __init__(self, config: ExecutorConfig) -> None:
         self._config = config
+        self._put: tuple[object, Any] = (None, None)  # the function that was sent last, and where it lies
 
     def fit(self, job: FitJob, report: "Callable[[FitProgress], None]") -> "FitResult":
         """See `Executor.fit`."""
@@ -74,7 +75,9 @@ class RayExecutor:
         ray = _connected(self._config.address)
         task = ray.remote(num_cpus=self._config.cpus, num_gpus=self._config.gpus, max_retries=2)(apply)
         with _translated(ray):
-            what = ray.put(function)
+            if self._put[0] is not function:
+                self._put = (function, ray.put(function))  # a network with its weights, sent once for many calls
+            what = self._put[1]
             at_once = 2 * max(1, int(ray.cluster_resources().get("CPU", 1) / self._config.cpus))
             open_calls: dict[Any, int] = {}
             try:
