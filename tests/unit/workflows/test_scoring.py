@@ -9,22 +9,29 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from lib.core.errors import NoChampion
+from lib.core.errors import NoChampion, WeightsUnavailable
 from lib.core.values import Prediction, Volume
 from lib.inference.model import Manifest, build_network, save_model
 from lib.inference.predictor import Predictor
 from lib.ledger.book import utc_now
 from lib.ledger.ledger import Ledger
 from lib.ledger.rows import NewHuman, NewSeries
+from lib.ledger.scorings import Scorings
+from lib.registry.registry import Registry
+from lib.registry.versions import ModelVersion
 from lib.workflows import looking, scoring
+from lib.workflows import worker as worker_module
+from lib.workflows.heartbeat import Heartbeat
 from lib.workflows.jobrunner import JobRunner
 from lib.workflows.jobs import CHECK, DRAFT, SCORE, score_key
+from lib.workflows.looking import LocalLook
 from lib.workflows.models import ChampionCache
-from lib.workflows.presegment import enqueue_drafts, kept_values, load_series, presegment
+from lib.workflows.presegment import draft_job, enqueue_drafts, kept_values, load_series, presegment
 from lib.workflows.promotion import promote, rollback
 from lib.workflows.scoring import Progress, progress, start_scoring
 from lib.workflows.services import Services
@@ -366,3 +373,88 @@ def test_each_switch_of_the_champion_starts_the_scoring_of_what_it_has_not_score
         arrival,
     ]  # the newest job first
     assert not start_scoring(services, task)  # the labelled one has the scores of that version still
+
+
+def test_a_switch_that_is_seen_while_the_registry_is_away_is_followed_once_it_is_back(
+    services: Services,
+    add_series: AddSeries,
+    champion: int,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    task = services.task()
+    other = replace(task, name="other")
+    services = replace(services, tasks={task.name: task, other.name: other})
+    add_series("P1")
+    worker, ranked = Worker(services, threading.Event()), list[str]()
+    worker._stop.set()  # no pauses
+    monkeypatch.setattr(worker_module, "refresh_queues", lambda _, task: ranked.append(task.name))
+    honest = type(services.registry).champion
+
+    def away(self: Registry, name: str) -> ModelVersion | None:
+        if name == task.name:
+            raise WeightsUnavailable("the share is not mounted")
+        return honest(self, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Registry, "champion", away)
+        for _ in range(2):
+            worker._refresh()
+    assert ranked == [task.name, other.name] * 2
+    assert [record.message for record in caplog.records if "not mounted" in record.message] == [
+        f"task {task.name}: the share is not mounted; trying again every 5 s"
+    ]
+    assert services.ledger.jobs.list() == []
+    worker._refresh()
+    assert [job.kind for job in services.ledger.jobs.list(state="queued", task=task.name)] == [DRAFT]
+    assert not worker._changed.is_set()
+
+
+def test_after_a_turn_the_scoring_of_one_task_lets_that_of_another_go_first(
+    services: Services, add_series: AddSeries, champion: int, runner: JobRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scoring, "TURN", 2)
+    task, jobs = services.task(), services.ledger.jobs
+    uids = [add_series(f"P{n}") for n in range(3)]
+    start_scoring(services, task)
+    other = jobs.add(SCORE, "other", {}, score_key("other"))
+    assert runner.one_job()
+    assert [bool(versions(services, uid)) for uid in reversed(uids)] == [True, True, False]
+    (mine,) = jobs.list(kind=SCORE, task=task.name)
+    assert (mine.state, mine.error) == ("queued", "the series of another task wait")
+    assert [job.id for _ in range(2) if (job := jobs.take((SCORE,), "w2", 60))] == [other, mine.id]
+
+
+def test_the_archive_is_asked_once_for_many_rounds_and_what_is_to_be_drafted_by_then_is_left_out(
+    services: Services, add_series: AddSeries, champion: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scoring, "ROUND", 1)
+    monkeypatch.setattr(scoring, "URGENT", ())
+    uids, task = [add_series(f"P{n}") for n in range(3)], services.task()
+    lists, ask = list[int](), Scorings.wanted
+
+    def wanted(self: Scorings, *given: Any) -> list[str]:
+        found = ask(self, *given)
+        if given[5] is None:
+            lists.append(len(found))
+            services.ledger.jobs.add_many(DRAFT, task.name, [draft_job(task, uids[1], champion)])
+        return found
+
+    seen = break_predictions(monkeypatch, {})
+    start_scoring(services, task)
+    monkeypatch.setattr(Scorings, "wanted", wanted)
+    job = services.ledger.jobs.take((SCORE,), "w1", 60)
+    assert job is not None
+    heartbeat = Heartbeat(services.ledger, job, 60)
+    done = scoring.score_all(services, ChampionCache(services), task, job, heartbeat)
+    assert done == {"scored": 2, "failed": 0, "version": champion}
+    assert (seen, lists) == ([uids[2], uids[0]], [3, 0])
+    assert heartbeat._where == (pytest.approx(2 / 3), "scored 2 series")
+
+
+def test_the_files_of_a_champion_are_read_once_a_version(services: Services, champion: int, tmp_path: Path) -> None:
+    task = services.task()
+    first = scoring._sent(services, task, LocalLook(ChampionCache(services), task))
+    assert scoring._sent(services, task, first) is first
+    newer = serve(services, tmp_path / "newer")
+    assert scoring._sent(services, task, first).version == newer

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from lib.core.errors import ArchiveUnavailable, LabelError, NoChampion
+from lib.core.errors import ArchiveUnavailable, LabelError, NoChampion, RegistryUnavailable
 from lib.ledger.rows import JobRow
 from lib.settings import environment_of
 from lib.taskfile import Task
@@ -65,6 +65,7 @@ class Worker:
         self._reconcile_at = 0.0
         self._refresh_at = 0.0
         self._serving: dict[str, int | None] = {}
+        self._registry_said: dict[str, str] = {}
 
     def run(self) -> bool:
         """Start every loop and wait for `stop`.
@@ -161,14 +162,31 @@ class Worker:
         if not self._changed.is_set() and time.monotonic() < self._refresh_at:
             return False
         self._changed.clear()
-        started = time.monotonic()
-        for task in self._services.tasks.values():
-            self._enqueue(task)
-            refresh_queues(self._services, task)
+        started, is_done = time.monotonic(), False
+        try:
+            away = [task.name for task in self._services.tasks.values() if not self._renew(task)]
+            is_done = not away
+        finally:
+            if not is_done:
+                self._changed.set()
         taken_s = time.monotonic() - started
         self._refresh_at = time.monotonic() + FULL_REFRESH_S
-        self._stop.wait(min(FULL_REFRESH_S, 9 * taken_s))  # at most a tenth of the time goes into ranking
+        pause_s = 9 * taken_s if is_done else max(BACKOFF_S, 9 * taken_s)
+        self._stop.wait(min(FULL_REFRESH_S, pause_s))  # at most a tenth of the time goes into ranking
         return False
+
+    def _renew(self, task: Task) -> bool:
+        """Enqueue what a task lacks and rank its cases; whether the registry answered, else it is to be done again."""
+        said = ""
+        for duty in (self._enqueue, partial(refresh_queues, self._services)):
+            try:
+                duty(task)
+            except RegistryUnavailable as error:
+                said = str(error)
+        if said and self._registry_said.get(task.name) != said:
+            logger.warning("task %s: %s; trying again every %g s", task.name, said, BACKOFF_S)
+        self._registry_said[task.name] = said
+        return not said
 
     def _enqueue(self, task: Task) -> None:
         """Ask for the drafts that are wanted, and for the scores that no draft brings."""
