@@ -86,9 +86,9 @@ def test_published_cells_are_those_of_the_figures_and_make_them_again_elsewhere(
 def test_a_changed_option_changes_the_key_of_a_cell(part) -> None:
     module = part("hippocampus")
     usual = {"device": "cpu", "threads": 1}
-    assert module.elsewhere(argparse.Namespace(**usual)) == []
-    for changed in ({"device": "cuda"}, {"threads": 2}):
-        assert module.elsewhere(argparse.Namespace(**{**usual, **changed})) != []
+    here = module.elsewhere(argparse.Namespace(**usual))
+    assert here in ([], ["fp32"])  # as this processor computes in bf16, or not
+    assert module.elsewhere(argparse.Namespace(**{**usual, "threads": 2})) == ["cpu", 2, *here]
     cells = part("cells")
     keys = {cells.key_of(*parts) for parts in (("a", 1), ("a", 2), (["a", 1],), ({"b": 1},), ({"b": None},))}
     assert len(keys) == 5

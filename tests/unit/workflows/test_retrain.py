@@ -144,9 +144,9 @@ def test_a_further_training_starts_from_the_champion_and_is_measured_against_it(
 ) -> None:
     first = run(services, take(services, steps=30))
     finish(services)
-    second = run(services, take(services))
+    second = run(services, take(services, steps=8))
     finish(services)
-    fresh = run(services, take(services, scratch=True))
+    fresh = run(services, take(services, scratch=True, steps=8))
     assert (second.start, fresh.start) == (1, None)
     assert second.metrics["mean_dice"] > fresh.metrics["mean_dice"] + 0.1  # the same few steps from fresh weights
     assert f"against {first.metrics['mean_dice']:.4f} of version 1 on 2 calibration cases" in second.reason
