@@ -89,12 +89,14 @@ def calibrate(version: int | None = VERSION, task: str = TASK) -> None:
     Example: transunet-label models calibrate --task phantom_ct
     """
     from lib.cli.context import current_services
-    from lib.workflows.calibrate import calibrate as fit
+    from lib.workflows import calibrate as estimates
 
     services = current_services()
     chosen = services.task(task)
     with Console(stderr=True).status("starting") as status:
-        found = fit(services, chosen, version, lambda share, words: status.update(f"{share:.0%} {words}"))
+        found = estimates.calibrate(
+            services, chosen, version, lambda share, words: status.update(f"{share:.0%} {words}")
+        )
     typer.echo(
         f"version {found.version} of task {chosen.name}: its estimated Dice rests on {found.patients} calibration "
         f"patients{'' if found.patients >= found.needed else f' (intervals need {found.needed})'}; "
