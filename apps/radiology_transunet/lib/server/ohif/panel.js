@@ -260,7 +260,7 @@
 
     async openNext() {
       const found = await window.transunet.next(this.answer?.strategy, this.task);
-      if (!found.id) return found.why || 'No case is free right now.';
+      if (!found.id) return (found.why || 'no case is free right now').replace(/^n/, 'N');
       if (this.answer && found.id === this.answer.case.series) return 'This case is still yours: submit or skip it first.';
       this.viewer.strokes.leaveFor(found.viewer);
       return `Opening ${found.SeriesDescription || found.id}: ${found.why}`;

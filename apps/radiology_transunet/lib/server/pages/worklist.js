@@ -245,7 +245,7 @@
   $('next').addEventListener('click', () =>
     act($('next'), async () => {
       const found = await server.next(chosen.strategy, $('task').value);
-      if (!found.id) return found.why || 'No case is free right now.';
+      if (!found.id) return (found.why || 'no case is free right now').replace(/^n/, 'N');
       window.location.assign(found.viewer);
       return `Opening ${found.SeriesDescription || found.id} …`;
     })
