@@ -14,7 +14,7 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from pathlib import Path
 
@@ -89,8 +89,8 @@ def passes(size: str, batch: int, side: int) -> dict[str, Callable[[], object]]:
     return {"served": forward(served), "plain": forward(plain), "training step": step}
 
 
-def compare(options: argparse.Namespace) -> dict[str, object]:
-    """Measure and print each size."""
+def compare(options: argparse.Namespace) -> None:
+    """Measure and print each size; what is done is written after each, for a run takes a quarter of an hour."""
     torch.set_num_threads(options.threads)
     matrix = torch.randn(MATRIX_SIDE, MATRIX_SIDE)
     load = os.getloadavg()[0]
@@ -107,14 +107,22 @@ def compare(options: argparse.Namespace) -> dict[str, object]:
                 f"{row['matrix_gflop_per_s']:>8.1f} {row['share']:>7.1%}",
                 flush=True,
             )
-    return {
+        write(options, load, found)
+
+
+def write(options: argparse.Namespace, load: float, found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:
+    """Replace the results by what has been measured so far in this run."""
+    result = {
         "image": [options.batch, CHANNELS, options.side, options.side],
         "threads": options.threads,
+        "repeats": options.repeats,
         "load_before": round(load, 2),
         "torch": torch.__version__,
         "sizes": found,
         "surroundings": surroundings(),
     }
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 def main() -> None:
@@ -128,10 +136,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--out", type=Path, default=RESULTS)
-    options = parser.parse_args()
-    result = compare(options)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    compare(parser.parse_args())
 
 
 if __name__ == "__main__":
