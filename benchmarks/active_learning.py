@@ -8,7 +8,8 @@ default settings, the uncertainty of one answer among them. The truth of a chose
 
 Presets, of the hippocampus set, a quarter of whose heads is held out by a hash of their number:
 
-- rare: a tenth of the heads has a cyst, made as in rare_label.py; of the held-out heads every second one, so that its
+- rare: a tenth of the heads has a lesion, painted into image and mask as in rare_label.py, but bright and larger, so
+  that so short a fit can learn it where it is shown often enough; of the held-out heads every second one, so that its
   Dice can be measured. The one that counts.
 - plain: the hippocampi as they are.
 - two-sites: a fifth of the heads has the contrast inverted, as of a second site; of the held-out ones every second.
@@ -24,7 +25,7 @@ Dice of a label is the mean over the held-out cases that show it. The area under
 over the labels, over labelled cases, by trapezoids, divided by their range. Planned: the default against the two random
 draws of a preset in AUBC and, at the end, in the Dice of the rare label (or of the second site, the mean over labels);
 two-sided paired t tests and 95 % intervals over the seeds, by Holm for the two rivals, each figure by itself. Seeds
-draw the patients with a cyst, the start set and all of training on the same held-out heads: intervals say how sure a
+draw the patients with a lesion, the start set and all of training on the same held-out heads: intervals say how sure a
 difference is on these, not how it would vary with other patients. Corrected voxels are those in which the draft of the
 model that chose differs from the truth. "Full data" is one fit of the first seed on the whole pool, with as many steps.
 

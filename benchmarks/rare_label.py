@@ -26,7 +26,7 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -45,60 +45,77 @@ from lib.training.data import Case
 from surroundings import surroundings
 
 TASK = "hippocampus_mr"
-CYST = Label("cyst", 3, (220, 60, 60), Code("12494005", "Cyst"))
 RESULTS = Path(__file__).parent / "results" / "rare_label.json"
 WAYS: Mapping[str, Mapping[str, object]] = {
     "plain": {"adaptive_weights": False, "rare_oversampling": 0.0},
     "adaptive": {"adaptive_weights": True, "rare_oversampling": 0.35},
 }
 RARE_SHARE, HELD_OUT_RARE_SHARE = 0.1, 0.5
-HALF_AXES_MM = (2.0, 3.5)
-DARKNESS = (0.6, 0.9)
-"""Share of the way from the tissue to the fluid."""
 SOFTNESS = 0.12
 """Of the border, as a share of the half axes."""
-FLUID_PERCENTILE = 2.0
 ALLOWED_LOSS = 0.005
 COUNTS = {"missed": "share of cysts missed", "false_alarms": "share of false alarms"}
 
 
-def task_with_cyst() -> Task:
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A label that is painted into images and masks: an ellipsoid centred in the hippocampus.
+
+    Attributes:
+        label: of its voxels.
+        half_axes_mm: least and largest length of a half axis.
+        share: least and largest share of the way from the tissue to the finding's own intensity.
+        percentile: of the image, which is that intensity.
+    """
+
+    label: Label
+    half_axes_mm: tuple[float, float]
+    share: tuple[float, float]
+    percentile: float
+
+
+CYST = Finding(Label("cyst", 3, (220, 60, 60), Code("12494005", "Cyst")), (2.0, 3.5), (0.6, 0.9), 2.0)
+"""Dark, as fluid is."""
+
+
+def task_with(finding: Finding) -> Task:
     """The hippocampus task with one label more."""
     task = load_task(TASK)
-    return replace(task, labels=(*task.labels, CYST), rare=(CYST.name,))
+    return replace(task, labels=(*task.labels, finding.label), rare=(finding.label.name,))
 
 
-def read_cases(data: Path, split: str, seed: int, task: Task) -> tuple[list[Case], list[Case]]:
-    """Cases to learn from and held out, some of each with a cyst."""
+def read_cases(data: Path, split: str, seed: int, task: Task, finding: Finding = CYST) -> tuple[list[Case], list[Case]]:
+    """Cases to learn from and held out, some of each with the finding."""
     learn, held_out = read_split(data, split, task)
-    return add_cysts(learn, RARE_SHARE, f"rare {seed}"), add_cysts(held_out, HELD_OUT_RARE_SHARE, "rare held out")
+    salts = f"rare {seed}", "rare held out"
+    return painted(learn, RARE_SHARE, salts[0], finding), painted(held_out, HELD_OUT_RARE_SHARE, salts[1], finding)
 
 
-def add_cysts(cases: Sequence[Case], share: float, salt: str) -> list[Case]:
-    """The same cases, those of a share of the heads with a cyst; which heads, and where, follows from the salt."""
+def painted(cases: Sequence[Case], share: float, salt: str, finding: Finding) -> list[Case]:
+    """The same cases, those of a share of the heads with the finding; which heads, and where, follows from the salt."""
     heads = ordered(sorted({int(case.patient) for case in cases}), salt)
     rare = set(heads[: round(share * len(heads))])
     return [
-        with_cyst(case, np.random.default_rng(list(f"{salt} {case.name}".encode())))
+        with_finding(case, np.random.default_rng(list(f"{salt} {case.name}".encode())), finding)
         if int(case.patient) in rare
         else case
         for case in cases
     ]
 
 
-def with_cyst(case: Case, rng: np.random.Generator) -> Case:
-    """The same case with a cyst in image and mask."""
+def with_finding(case: Case, rng: np.random.Generator, finding: Finding) -> Case:
+    """The same case with the finding in image and mask."""
     volume, mask = case.volume, case.mask
     inside = ndimage.binary_erosion(mask.array != 0)
     centres = np.argwhere(inside if inside.any() else mask.array != 0)
     centre = centres[rng.integers(len(centres))] + rng.uniform(-0.5, 0.5, 3)
-    half_axes = rng.uniform(*HALF_AXES_MM, 3) / volume.geometry.spacing_mm
+    half_axes = rng.uniform(*finding.half_axes_mm, 3) / volume.geometry.spacing_mm
     offsets = (np.indices(mask.array.shape) - centre[:, None, None, None]) / half_axes[:, None, None, None]
     radius = np.sqrt((offsets**2).sum(axis=0))  # (S, R, C), 1 at the border
-    share = rng.uniform(*DARKNESS) / (1 + np.exp(np.minimum((radius - 1) / SOFTNESS, 50)))
-    fluid = np.percentile(volume.array, FLUID_PERCENTILE)
-    image = volume.array * (1 - share) + fluid * share
-    labels = np.where(radius <= 1, CYST.id, mask.array)
+    share = rng.uniform(*finding.share) / (1 + np.exp(np.minimum((radius - 1) / SOFTNESS, 50)))
+    intensity = np.percentile(volume.array, finding.percentile)
+    image = volume.array * (1 - share) + intensity * share
+    labels = np.where(radius <= 1, finding.label.id, mask.array)
     return replace(
         case,
         volume=Volume(image.astype(np.float32), volume.geometry, volume.modality),
@@ -119,16 +136,16 @@ def run_cell(options: argparse.Namespace) -> Made:
 
     torch.set_num_threads(1)
     way, seed = options.cell[0], int(options.cell[1])
-    task = task_with_cyst()
+    task = task_with(CYST)
     learn, held_out = read_cases(options.data, options.split, seed, task)
     started = time.process_time()
     config, folder = config_of(task, way, seed, options.steps), options.work / key_of(options, way, seed)[:16]
     fitted = fit(learn, held_out, task.network, task.preprocess, config, folder, "cpu", predict=task.predict)
     there = {case.name for case in held_out if shows_cyst(case)}
-    found = {case.name: case.labels[CYST.name] for case in fitted.cases}
+    found = {case.name: case.labels[CYST.label.name] for case in fitted.cases}
     cysts = [figures.dice for name, figures in found.items() if name in there and figures is not None]
     return {
-        "dice": {**fitted.dice, CYST.name: fmean(cysts)},
+        "dice": {**fitted.dice, CYST.label.name: fmean(cysts)},
         "missed": fmean(dice == 0 for dice in cysts),
         "false_alarms": fmean(figures is not None for name, figures in found.items() if name not in there),
         "cases": {
@@ -143,12 +160,12 @@ def run_cell(options: argparse.Namespace) -> Made:
 
 def shows_cyst(case: Case) -> bool:
     """Whether the mask has a cyst."""
-    return bool((case.mask.array == CYST.id).any())
+    return bool((case.mask.array == CYST.label.id).any())
 
 
 def key_of(options: argparse.Namespace, way: str, seed: int) -> str:
     """Names everything that a cell follows from, but the code."""
-    task = task_with_cyst()
+    task = task_with(CYST)
     config = asdict(config_of(task, way, seed, options.steps))
     return cells.key_of(config, asdict(task.network), asdict(task.preprocess), options.split)
 
@@ -201,8 +218,8 @@ def show(rows: Mapping[str, Mapping[str, Any]], seeds: int) -> None:
 def verdict(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Whether the rare label gains beyond its interval (None for one seed) and no other label loses too much."""
     changes = {name: row["difference"] for name, row in rows.items() if name not in COUNTS}
-    gain, half = (changes[CYST.name][what] for what in ("mean", "half_interval"))
-    worst = min(change["mean"] for name, change in changes.items() if name != CYST.name)
+    gain, half = (changes[CYST.label.name][what] for what in ("mean", "half_interval"))
+    worst = min(change["mean"] for name, change in changes.items() if name != CYST.label.name)
     return {
         "rare_label_gains": None if half is None else gain > half,
         "worst_other_change": worst,
