@@ -1,16 +1,12 @@
 """What the benchmarks share: who is held out, and cells that are made once."""
 
 import argparse
-import importlib
 import json
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 MAKES = """
 import sys
 from pathlib import Path
@@ -20,18 +16,6 @@ with (Path(work) / "made").open("a") as stream:
 print("working")
 print('{"value": "' + cell + '"}')
 """
-
-
-@pytest.fixture
-def part(monkeypatch: pytest.MonkeyPatch):
-    """Imports a module of the benchmarks' folder."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-
-    def load(name: str) -> ModuleType:
-        monkeypatch.delitem(sys.modules, name, raising=False)
-        return importlib.import_module(name)
-
-    return load
 
 
 def test_heads_are_held_out_whole_and_the_split_to_tune_on_shows_none_of_the_test_set(part) -> None:

@@ -1,12 +1,10 @@
 """The simulator of which case next: what it plays with, rounds that stay done, the product's choice, the figures."""
 
 import argparse
-import importlib
-import sys
 from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,28 +17,8 @@ from lib.taskfile import load_task
 from lib.training.config import FitConfig
 from lib.training.data import Case
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-OURS = (
-    "active_learning", "selection_choice", "selection_figures", "selection_game", "selection_presets",
-    "selection_report", "selection_rounds", "rare_label", "cells", "heads", "surroundings",
-)  # fmt: skip
 TASK = replace(load_task("hippocampus_mr"), rare=("posterior hippocampus",))
 FRONT, BACK = TASK.schema.names
-
-
-@pytest.fixture
-def part(monkeypatch: pytest.MonkeyPatch):
-    """Imports a module of the benchmarks' folder; all of them afresh for each test."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    for name in OURS:
-        monkeypatch.delitem(sys.modules, name, raising=False)
-
-    def load(name: str) -> ModuleType:
-        return importlib.import_module(name)
-
-    yield load
-    for name in OURS:
-        sys.modules.pop(name, None)
 
 
 def case(number: int, shows_back: bool = False) -> Case:
@@ -175,6 +153,29 @@ def test_presets_play_strategies_that_exist_and_compare_those_that_they_play(par
         assert {presets.OURS, *preset.others} <= set(preset.strategies)
     assert set(STRATEGIES) - set(presets.PRESETS["all"].strategies) == {"bald", "disagreement"}
     assert [preset.is_planned for preset in presets.PRESETS.values()] == [True, True, True, False]
+
+
+def test_a_painted_finding_is_as_bright_as_it_says_and_of_whole_patients(part) -> None:
+    rare_label, presets = part("rare_label"), part("selection_presets")
+    schema = rare_label.task_with(presets.LESION).schema
+    cases = [case(number) for number in range(20)]
+    cases = [replace(one, mask=replace(one.mask, schema=schema)) for one in cases]
+    made = rare_label.painted(cases, 0.2, "of a test", presets.LESION)
+    patients = {one.patient for one in cases}
+    showing = {one.patient for one in made if (one.mask.array == presets.LESION.label.id).any()}
+    assert len(showing) == round(0.2 * len(patients))
+    for one, before in zip(made, cases, strict=True):
+        if one.patient not in showing:
+            assert one is before
+            continue
+        inside = one.mask.array == presets.LESION.label.id
+        assert inside.any()
+        assert (one.mask.array == before.mask.array)[~inside].all()
+        bright = np.percentile(before.volume.array, presets.LESION.percentile)
+        away = np.abs([before.volume.array[inside], one.volume.array[inside]] - bright).mean(axis=1)
+        assert away[1] < 0.5 * away[0]
+    again = rare_label.painted(cases, 0.2, "of a test", presets.LESION)
+    assert all((one.volume.array == two.volume.array).all() for one, two in zip(made, again, strict=True))
 
 
 def test_a_second_site_has_whole_patients_and_bright_where_the_first_has_dark(part, monkeypatch) -> None:

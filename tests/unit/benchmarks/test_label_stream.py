@@ -1,11 +1,9 @@
 """The label stream's parts: who is in which set, nights that stay done, the recipe's start, and the figures."""
 
 import argparse
-import importlib
-import sys
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,24 +12,6 @@ from lib.inference.model import build_network
 from lib.settings import load_settings
 from lib.taskfile import load_task
 from lib.workflows.recipe import AHEAD, LINE, start_of
-
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-OURS = ("label_stream", "nights", "stage", "stream_figures", "rare_label", "cells", "heads", "surroundings")
-
-
-@pytest.fixture
-def part(monkeypatch: pytest.MonkeyPatch):
-    """Imports a module of the benchmarks' folder; all of them afresh for each test."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    for name in OURS:
-        monkeypatch.delitem(sys.modules, name, raising=False)
-
-    def load(name: str) -> ModuleType:
-        return importlib.import_module(name)
-
-    yield load
-    for name in OURS:
-        sys.modules.pop(name, None)
 
 
 def night(part, number: int, **values):
