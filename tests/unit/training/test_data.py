@@ -71,12 +71,22 @@ def test_a_patch_shows_its_window_and_beyond_the_planes_the_lowest_intensity_wit
     assert batch.classes[1].tolist() == [[[1, 1, 0]] * 2] * 2
 
 
-def test_the_crop_is_the_largest_plane_or_the_wanted_one_up_to_the_stride(make_case: MakeCase) -> None:
+def test_the_crop_is_the_median_plane_or_the_wanted_one_up_to_the_stride(make_case: MakeCase) -> None:
     preprocess = Preprocess(PreprocessConfig(spacing_mm=0.8), context_slices=1, stride=8)
     shares: list[float] = []
     assert prepare([make_case(1)], preprocess, None, shares.append).window == (1, 40, 40)
     assert prepare([make_case(1)], preprocess, (20, 17), shares.append).window == (1, 24, 24)
     assert shares == [1.0, 1.0]
+    cases = [smaller(make_case(1), *size) for size in ((32, 32), (24, 31), (24, 18))]
+    assert prepare(cases, preprocess, None, shares.append).window == (1, 32, 40)  # 24 and 31 mm are 30 and 39 pixels
+
+
+def smaller(case: Case, rows: int, columns: int) -> Case:
+    """The first rows and columns of a case."""
+    arrays = (array[:, :rows, :columns] for array in (case.volume.array, case.mask.array))
+    geometry = Geometry.from_spacing((6, rows, columns), (3.0, 1.0, 1.0))
+    volume, mask = next(arrays), next(arrays)
+    return Case(Volume(volume, geometry, "MR"), Mask(mask, geometry, case.mask.schema), case.patient, case.name)
 
 
 def test_patches_have_the_size_of_the_network_whatever_the_crop(make_case: MakeCase) -> None:

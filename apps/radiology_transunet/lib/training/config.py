@@ -73,7 +73,7 @@ class FitConfig:
         steps: optimiser steps of the whole run.
         max_minutes: time budget of preparation and steps; the schedule shrinks to fit it. None = no limit.
         batch_size: slices or patches that go through the network at once.
-        crop: (rows, columns) of the slices that a step sees, or None for the largest slice of the cases; rounded up to
+        crop: (rows, columns) of the slices that a step sees, or None for the median of the cases; rounded up to
             the network's stride. Patches have the network's own size.
         optimiser: "adamw", or "sgd" with Nesterov momentum of 0.99 as nnU-Net uses it.
         learning_rate: peak rate.

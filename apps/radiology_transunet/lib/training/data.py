@@ -7,6 +7,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import median_high
 
 import numpy as np
 import numpy.typing as npt
@@ -225,7 +226,8 @@ def prepare(
     Args:
         cases: at least one, of one label schema, with at least one labelled voxel among them.
         preprocess: of the task.
-        crop: (rows, columns) of a slice, rounded up to the stride; None = the largest one. Patches have their own size.
+        crop: (rows, columns) of a slice, rounded up to the stride; None = the median of the cases. Patches have their
+            own size.
         report: called with the share of cases done.
         weights: how much likelier each case is drawn than others; None = all alike.
 
@@ -260,7 +262,12 @@ def schema_of(cases: Sequence[Case]) -> LabelSchema:
 
 
 def _crop(cases: Sequence[PreparedCase], preprocess: Preprocess, wanted: Size | None) -> Size3:
-    sides = wanted or tuple(max(case.classes.shape[axis] for case in cases) for axis in (1, 2))
+    """The window of a network of slices. It later predicts slices as they are: it has to learn on their usual size.
+
+    With the largest size most pictures would have a border that no slice has when it is predicted, and the positions of
+    the tokens would be stretched.
+    """
+    sides = wanted or tuple(median_high(case.classes.shape[axis] for case in cases) for axis in (1, 2))
     rows, columns = (-(-side // preprocess.stride) * preprocess.stride for side in sides)
     return 1, rows, columns
 
