@@ -226,8 +226,7 @@ def prepare(
     Args:
         cases: at least one, of one label schema, with at least one labelled voxel among them.
         preprocess: of the task.
-        crop: (rows, columns) of a slice, rounded up to the stride; None = the median of the cases. Patches have their
-            own size.
+        crop: (rows, columns) of a slice, up to the stride; None = the median side of each axis. Not for patches.
         report: called with the share of cases done.
         weights: how much likelier each case is drawn than others; None = all alike.
 
@@ -262,11 +261,7 @@ def schema_of(cases: Sequence[Case]) -> LabelSchema:
 
 
 def _crop(cases: Sequence[PreparedCase], preprocess: Preprocess, wanted: Size | None) -> Size3:
-    """The window of a network of slices. It later predicts slices as they are: it has to learn on their usual size.
-
-    With the largest size most pictures would have a border that no slice has when it is predicted, and the positions of
-    the tokens would be stretched.
-    """
+    """The window of a network of slices: their usual size, since it predicts slices as they are, without a border."""
     sides = wanted or tuple(median_high(case.classes.shape[axis] for case in cases) for axis in (1, 2))
     rows, columns = (-(-side // preprocess.stride) * preprocess.stride for side in sides)
     return 1, rows, columns
