@@ -48,6 +48,7 @@ from typing import Any
 import cells
 from cells import Cell, Made
 from heads import add_options
+from lib.cli.files import write_json
 from lib.settings import Settings, load_settings
 from lib.taskfile import Task
 from selection_figures import compared, row_of, verdict
@@ -237,9 +238,9 @@ def main() -> None:
         "cells": streams,
         "surroundings": surroundings(),
     }
-    for path, text in ((options.out, json.dumps(result, indent=2) + "\n"), (options.report, page(result))):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+    write_json(options.out, result)
+    options.report.parent.mkdir(parents=True, exist_ok=True)
+    options.report.write_text(page(result), encoding="utf-8")
 
 
 def spent(made: Mapping[Cell, Made]) -> float:

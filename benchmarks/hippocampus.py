@@ -34,6 +34,7 @@ import numpy.typing as npt
 
 from cells import Cell, Kitchen, Made, beside, key_of
 from heads import add_options, read_split
+from lib.cli.files import write_json
 from lib.inference.config import PreprocessConfig
 from lib.networks.config import NetworkConfig
 from lib.taskfile import Task, load_task
@@ -319,8 +320,7 @@ def main() -> None:
         "reaches_goal": None if best is None else found[best]["dice"]["mean"] >= GOAL,
         "surroundings": surroundings(),
     }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write_json(options.out, result)
 
 
 if __name__ == "__main__":

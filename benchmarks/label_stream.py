@@ -48,6 +48,7 @@ from typing import Any
 import cells
 from cells import Cell, Made
 from heads import add_options, divide, head_of, images_of, ordered, read_case
+from lib.cli.files import write_json
 from lib.settings import Settings, load_settings
 from lib.taskfile import Task, load_task
 from lib.training.config import FitConfig
@@ -249,8 +250,7 @@ def main() -> None:
         "cells": [{"way": way, "seed": int(seed), "nights": one["nights"]} for (way, seed), one in made.items()],
         "surroundings": surroundings(),
     }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write_json(options.out, result)
 
 
 if __name__ == "__main__":

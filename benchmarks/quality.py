@@ -35,6 +35,7 @@ import numpy.typing as npt
 import cells
 from cells import Cell, Made
 from heads import add_options, ordered, read_split
+from lib.cli.files import write_json
 from lib.core.atomic import replacing
 from lib.core.geometry import Geometry
 from lib.core.values import LabelEvidence, Mask, Volume
@@ -354,8 +355,7 @@ def main() -> None:
         "cpu_s": [one["cpu_s"] for one in made.values()],
         "surroundings": surroundings(),
     }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write_json(options.out, result)
 
 
 if __name__ == "__main__":

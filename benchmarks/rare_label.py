@@ -37,6 +37,7 @@ from scipy import ndimage, stats
 import cells
 from cells import Cell, Made
 from heads import add_options, ordered, read_split
+from lib.cli.files import write_json
 from lib.core.labels import Code, Label
 from lib.core.values import Mask, Volume
 from lib.taskfile import Task, load_task
@@ -257,8 +258,7 @@ def main() -> None:
         "cells": [{"way": way, "seed": int(seed), **values} for (way, seed), values in made.items()],
         "surroundings": surroundings(),
     }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write_json(options.out, result)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lib.cli.files import write_json
 from lib.core.geometry import Geometry
 from lib.core.labels import LabelSchema
 from lib.core.values import Mask, Volume
@@ -146,8 +147,7 @@ def main() -> None:
     for way, figures in result["ways"].items():  # type: ignore[attr-defined]
         print(f"{way:<20} {figures['peak_mib']:>6} MiB {figures['cpu_s']:>6} s")
     print(f"cache: {result['cache']}")
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write_json(options.out, result)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ before the run is written down with them.
 """
 
 import argparse
-import json
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torch.utils.flop_counter import FlopCounterMode
 
+from lib.cli.files import write_json
 from lib.networks.config import SIZES, NetworkConfig
 from lib.networks.fuse import fuse
 from lib.networks.transunet import TransUNet
@@ -121,8 +121,7 @@ def write(options: argparse.Namespace, load: float, found: Mapping[str, Mapping[
         "sizes": found,
         "surroundings": surroundings(),
     }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write_json(options.out, result)
 
 
 def main() -> None:

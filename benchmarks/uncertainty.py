@@ -16,6 +16,7 @@ import sys
 import time
 from pathlib import Path
 
+from lib.cli.files import write_json
 from surroundings import surroundings
 
 RESULTS = Path(__file__).parent / "results" / "uncertainty.json"
@@ -93,8 +94,7 @@ def main() -> None:
         rows.append(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout))
         print(f"{kind:<10} {rows[-1]['cpu_s']:>8} {rows[-1]['memory_mib']:>6}", flush=True)
     result = {"shape": [options.slices, SIDE, SIDE], "labels": LABELS, "size": options.size, "samples": options.samples}
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps({**result, "rows": rows, "surroundings": surroundings()}, indent=2) + "\n")
+    write_json(options.out, {**result, "rows": rows, "surroundings": surroundings()})
 
 
 if __name__ == "__main__":

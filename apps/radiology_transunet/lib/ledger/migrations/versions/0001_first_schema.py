@@ -189,6 +189,10 @@ def _annotations() -> None:
         sa.ForeignKeyConstraint(["parent_id"], ["annotations.id"], name="fk_annotations_parent_id"),
         sa.ForeignKeyConstraint(["series_uid"], ["series.series_uid"], name="fk_annotations_series_uid"),
     )
+    _annotation_indexes()
+
+
+def _annotation_indexes() -> None:
     op.create_index("ix_annotations_case", "annotations", ["series_uid", "task", "status"])
     _partial("ix_annotations_one_accepted", "annotations", ["series_uid", "task"], "status = 'accepted'")
     _partial("ix_annotations_one_draft", "annotations", ["series_uid", "task", "origin"], "status = 'draft'")
