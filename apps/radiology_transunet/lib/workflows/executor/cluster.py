@@ -132,12 +132,12 @@ class RayExecutor:
             done, _ = ray.wait(runs, num_returns=1, timeout=POLL_S)
             for run in done:
                 ray.get(run)  # one that failed ends all
-            if len(done) and runs[0] in ray.wait(runs, num_returns=len(runs), timeout=0)[0]:
-                self._bring(ray, leader, last)
+            ended = len(done) and runs[0] in ray.wait(runs, num_returns=len(runs), timeout=0)[0]
+            if (progress := self._bring(ray, leader, last)) is not None:
+                report(progress)  # the last one too, of a training shorter than the time between two looks
+            if ended:
                 result: FitResult = ray.get(runs[0])
                 return result
-            if (progress := self._bring(ray, leader, last)) is not None:
-                report(progress)
 
     @staticmethod
     def _bring(ray: Any, leader: Any, last: Path) -> "FitProgress | None":
