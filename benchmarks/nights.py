@@ -9,7 +9,6 @@ id of its annotation.
 """
 
 import json
-import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +18,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from lib.core.atomic import replacing
 from lib.inference.model import Manifest, StateDict, load_predictor, read_state, save_model
 from lib.inference.predictor import Predictor
 from lib.training.config import FitConfig
@@ -110,16 +110,11 @@ def stream(stage: Stage, way: Way) -> list[Night]:
     for number in range(1, len(stage.counts) + 1):
         path = stage.folder / f"night-{number}.json"
         if not path.exists():
-            write_whole(path, way(stage, number, nights))
+            night = json.dumps(asdict(way(stage, number, nights)))
+            with replacing(path) as unnamed:
+                unnamed.write_text(night, encoding="utf-8")
         nights.append(Night(**json.loads(path.read_text(encoding="utf-8"))))
     return nights
-
-
-def write_whole(path: Path, night: Night) -> None:
-    """The file of a night, there whole or not at all."""
-    unnamed = path.with_name(f".{path.name}.{os.getpid()}")  # a killed run may leave a cell behind that goes on
-    unnamed.write_text(json.dumps(asdict(night)), encoding="utf-8")
-    os.replace(unnamed, path)
 
 
 def tail_of(count: int, share: float = 0.2) -> int:
