@@ -13,7 +13,7 @@ night, in three ways that see the same labels:
   promotion set. Calibration and promotion patients are labelled from the first night on, so the gate has no newest
   cases to look at; time a case is not compared, both models being one network.
 - monailabel: it goes on from its last model at a constant rate, without warm-up and average of weights, on the first
-  80 % of the list; the best of as many validations on the last 20 % serves at the end, whatever it is worth. What
+  80 % of the list; the best of --peer-looks validations on the last 20 % serves at its end, whatever it is worth. What
   served at the first validation of each run, as MONAI Label does it, is reported apart. Each night takes as many steps
   as the recipe's does: those from scratch at first, then a share of them (--peer-steps). Network, loss, optimiser,
   augmentation and sampler are ours in all three ways: what is compared is how a model is renewed, not MONAI Label.
@@ -58,9 +58,10 @@ from surroundings import surroundings
 TASK = "hippocampus_mr"
 RESULTS = Path(__file__).parent / "results" / "label_stream.json"
 STREAM = (4, 6, 9, 14, 22, 36, 60, 100)
-PEER_STEPS, PEER_RATE = 0.12, 0.3
+PEER_STEPS, PEER_RATE, PEER_LOOKS = 0.18, 0.3, 2
 """Steps of MONAI Label's way after its first night, and its constant rate, as shares of the steps and the peak rate
-from scratch: the steps are those of the recipe's warm starts, the rate is about the mean of their falling one."""
+from scratch: the steps are those of the recipe's warm starts, the rate is about the mean of their falling one. A rate
+that does not fall leaves something to choose between, so it looks twice."""
 KEPT = ("number", "labels", "steps", "train_s", "judge_s", "made", "served", "promoted", "reason", "first", "tags")
 """What the results keep of a night."""
 
@@ -119,6 +120,7 @@ def run_cell(options: argparse.Namespace) -> Made:
         task=replace(task, training=scratch_config(task, options.steps)),
         settings=settings,
         peer=peer_config(task, options.steps, options.peer_steps, options.peer_rate),
+        peer_looks=options.peer_looks,
         counts=counts,
         pool=[cases["pool"][turn] for turn in turns],
         calibration=cases["calibration"],
@@ -137,7 +139,7 @@ def key_of(options: argparse.Namespace, way: str, seed: int) -> str:
     task, settings = load_task(TASK), settings_of(options)
     parts = {
         "recipe": [asdict(settings.recipe), asdict(settings.gate)],
-        "monailabel": [settings.recipe.validations, options.peer_steps, options.peer_rate],
+        "monailabel": [options.peer_looks, options.peer_steps, options.peer_rate],
         "scratch": [],
     }
     shared = asdict(scratch_config(task, options.steps)), asdict(task.network), asdict(task.preprocess)
@@ -147,7 +149,7 @@ def key_of(options: argparse.Namespace, way: str, seed: int) -> str:
 
 def cells_of(options: argparse.Namespace) -> dict[Cell, Made]:
     """All cells, the missing ones being made."""
-    single = ("data", "split", "steps", "peer_steps", "peer_rate")
+    single = ("data", "split", "steps", "peer_steps", "peer_rate", "peer_looks")
     shared = [f"--{name.replace('_', '-')}={getattr(options, name)}" for name in single]
     shared += ["--stream", *map(str, options.stream), *(f"--conf={pair}" for pair in options.conf)]
     wanted = [(way, str(seed)) for seed in range(options.seeds) for way in NAMES]
@@ -212,6 +214,7 @@ def parsed() -> argparse.Namespace:
         "--peer-steps", type=float, default=PEER_STEPS, help="of MONAI Label's later nights, as a share of scratch's"
     )
     parser.add_argument("--peer-rate", type=float, default=PEER_RATE, help="its rate, as a share of scratch's peak")
+    parser.add_argument("--peer-looks", type=int, default=PEER_LOOKS, help="its validations in a night")
     parser.add_argument("--conf", action="append", default=[], metavar="KEY=VALUE", help="a setting to try")
     parser.add_argument("--jobs", type=int, default=2, help="cells at once, each on one thread")
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -219,8 +222,8 @@ def parsed() -> argparse.Namespace:
     options = parser.parse_args()
     if min(options.stream) < 2 or any(a >= b for a, b in pairwise(options.stream)):
         parser.error(f"--stream must rise from 2 or more, got {options.stream}")
-    if not settings_of(options).recipe.validations:
-        parser.error("recipe.validations must be 1 or more: MONAI Label's way has as many, got 0")
+    if options.peer_looks < 1:
+        parser.error(f"--peer-looks must be 1 or more, got {options.peer_looks}")
     return options
 
 
@@ -240,7 +243,7 @@ def main() -> None:
         "task": TASK,
         "split": options.split,
         "steps": options.steps,
-        "peer": {"steps": options.peer_steps, "rate": options.peer_rate},
+        "peer": {"steps": options.peer_steps, "rate": options.peer_rate, "looks": options.peer_looks},
         "recipe": asdict(settings.recipe),
         "gate": asdict(settings.gate),
         "sets": made["recipe", "0"]["sets"],

@@ -73,7 +73,7 @@ def by_peer(stage: Stage, number: int, nights: Sequence[Night]) -> Night:
     learned, tail = stage.pool[: count - tail_of(count)], stage.pool[count - tail_of(count) : count]
     config = replace(stage.peer, seed=stage.fit_seed(number))
     config = config if nights else replace(config, steps=stage.task.training.steps)
-    config = adapted(config, stage.settings.recipe, False, True, {})  # as many validations, and no other change
+    config = replace(config, keep="best", validate_every=-(-config.steps // stage.peer_looks))
     before = time.process_time()
     last = read_state(stage.model(number - 1)) if nights else None
     fitted = trained(stage, learned, tail, config, last)

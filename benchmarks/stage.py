@@ -28,6 +28,7 @@ class Stage:
         task: what is learned; its training block is that of a fit from scratch.
         settings: recipe and gate.
         peer: the training block of MONAI Label's way.
+        peer_looks: its validations in a night.
         counts: accepted labels at each night.
         pool: cases in the order in which they are accepted.
         calibration: cases that the recipe tunes on.
@@ -40,6 +41,7 @@ class Stage:
     task: Task
     settings: Settings
     peer: FitConfig
+    peer_looks: int
     counts: tuple[int, ...]
     pool: Sequence[Case]
     calibration: Sequence[Case]

@@ -24,6 +24,7 @@ def stage(part, folder: Path, **values):
         "task": load_task("hippocampus_mr"),
         "settings": load_settings([("inference.device", "cpu")], {}),
         "peer": None,
+        "peer_looks": 2,
         "counts": (2, 4),
         "pool": (),
         "calibration": (),
@@ -47,7 +48,8 @@ def test_every_head_is_in_one_of_four_sets_whatever_the_order_of_the_files(part)
 
 def test_a_cell_is_made_anew_for_settings_that_its_way_follows_and_for_no_others(part) -> None:
     stream = part("label_stream")
-    usual = {"split": "dev", "steps": 60, "stream": (4, 6), "peer_steps": 1.0, "peer_rate": 0.3, "conf": []}
+    usual = {"split": "dev", "steps": 60, "stream": (4, 6), "peer_steps": 1.0, "peer_rate": 0.3}
+    usual |= {"peer_looks": 2, "conf": []}
 
     def keys(**changed) -> dict[str, str]:
         options = argparse.Namespace(**{**usual, **changed})
@@ -62,7 +64,8 @@ def test_a_cell_is_made_anew_for_settings_that_its_way_follows_and_for_no_others
     assert changed_ways(stream=[4, 6]) == set()
     assert changed_ways(conf=["recipe.steps=0.2"]) == {"recipe"}
     assert changed_ways(conf=["gate.margin=0.1"]) == {"recipe"}
-    assert changed_ways(peer_rate=1.0) == {"monailabel"}
+    assert changed_ways(peer_rate=1.0) == changed_ways(peer_looks=3) == {"monailabel"}
+    assert changed_ways(conf=["recipe.validations=2"]) == {"recipe"}
     for changed in ({"steps": 61}, {"split": "test"}, {"stream": (4, 7)}):
         assert changed_ways(**changed) == {"recipe", "monailabel", "scratch"}
 
