@@ -163,7 +163,7 @@ def judged(preset: Preset, made: Mapping[Cell, Made]) -> dict[str, Any]:
         "full_data": {name: full[name] for name in ("dice", "sites")},
         "figures": rows,
         "default_minus": comparisons,
-        "verdict": verdict(comparisons),
+        "verdict": verdict(comparisons, preset.error),
     }
 
 

@@ -8,7 +8,8 @@ noise, ghosts of motion, a bias field, or a part cut off. It is tested on the he
 the same kinds at other strengths: mean absolute error and coverage of the 90 % interval of all predicted labels,
 flagged or not, and the area under the risk-coverage curve (mean of 1 - Dice over those that are kept, from the surest
 on, at all shares; El-Yaniv and Wiener, JMLR 2010), against that of ordering by the pairwise Dice of the samples alone.
-A label that is predicted nowhere has no estimate; how many of them a person drew is told as missed.
+A label that is predicted nowhere has no estimate; how many of them a person drew is told as missed. "Without samples"
+fits and tests on the same predictions but for the samples' agreement, as a model is calibrated that is asked once.
 
 Kinds that were never seen have a table of their own, with the share that is flagged as unlike the calibration: an
 inverted contrast for another modality, thick slices, and windows of an abdominal CT for another organ. Intervals hold
@@ -25,6 +26,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
+from math import nan
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -240,7 +242,7 @@ def figures(rows: Sequence[Mapping[str, Any]], missed: int) -> dict[str, Any]:
         "coverage": float(inside.mean()) if np.isfinite(low).all() else None,
         "width": float((high - low).mean()) if np.isfinite(low).all() else None,
         "risk_coverage": risk_coverage(dice, value),
-        "risk_coverage_of_agreement": risk_coverage(dice, agreement),
+        "risk_coverage_of_agreement": None if np.isnan(agreement).all() else risk_coverage(dice, agreement),
         "risk_coverage_at_best": risk_coverage(dice, dice),
         "flagged": float((familiar == 0).mean()),
     }
@@ -250,6 +252,11 @@ def risk_coverage(dice: Floats, confidence: Floats) -> float:
     """Area under the curve of the mean of 1 - Dice over the surest share; what is not known is the least sure."""
     order = np.argsort(-np.nan_to_num(confidence, nan=-1.0), kind="stable")
     return float((np.cumsum(1 - dice[order]) / np.arange(1, len(dice) + 1)).mean())
+
+
+def one_answer(case: KnownCase) -> KnownCase:
+    """The same without what samples tell, as where a model is asked once: the default of the settings."""
+    return replace(case, evidence={name: replace(one, samples_dice=nan) for name, one in case.evidence.items()})
 
 
 def missed(cases: Sequence[KnownCase]) -> int:
@@ -271,9 +278,15 @@ def judged(made: Made, drawn: Mapping[str, Sequence[Drawn]]) -> dict[str, dict[s
     """Figures of one seed by group; "known" is the clean pictures and all known kinds."""
     groups = {name: [known(case) for case in some] for name, some in made["groups"].items()}
     labels = task_with_dropout().schema.names
-    model = fit_quality(groups["calibration"], labels, drawn, "benchmark")
-    tested = {"known": [case for name in ("clean", *KINDS) for case in groups[name]], **groups}
-    return {name: figures(rows_of(model, some), missed(some)) for name, some in tested.items() if name != "calibration"}
+    calibration = groups.pop("calibration")
+    known_kinds = [case for name in ("clean", *KINDS) for case in groups[name]]
+
+    def figures_of(cases: Sequence[KnownCase], some: Sequence[KnownCase]) -> dict[str, Any]:
+        return figures(rows_of(fit_quality(cases, labels, drawn, "benchmark"), some), missed(some))
+
+    found = {name: figures_of(calibration, some) for name, some in {"known": known_kinds, **groups}.items()}
+    found["known, without samples"] = figures_of(*(list(map(one_answer, some)) for some in (calibration, known_kinds)))
+    return found
 
 
 def means(found: Sequence[Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, float | None]]:

@@ -20,7 +20,6 @@ Values = dict[str, float]
 
 SHARES = (0.90, 0.95)
 """Of the Dice with all of the pool labelled."""
-ERROR = 0.05
 
 
 def mean_dice(one: Round) -> float:
@@ -162,12 +161,12 @@ def compared(
     return found
 
 
-def verdict(comparisons: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, Any]:
+def verdict(comparisons: Mapping[str, Mapping[str, Mapping[str, Any]]], error: float) -> dict[str, Any]:
     """Whether ours is above each other strategy with p by Holm within the error rate; None with one seed."""
-    wins = {figure: {name: _wins(one) for name, one in by.items()} for figure, by in comparisons.items()}
+    wins = {figure: {name: _wins(one, error) for name, one in by.items()} for figure, by in comparisons.items()}
     every = [won for by in wins.values() for won in by.values()]
     return {"wins": wins, "wins_all": None if None in every or not every else all(every)}
 
 
-def _wins(one: Mapping[str, Any]) -> bool | None:
-    return None if one["p_holm"] is None else bool(one["mean"] > 0 and one["p_holm"] <= ERROR)
+def _wins(one: Mapping[str, Any], error: float) -> bool | None:
+    return None if one["p_holm"] is None else bool(one["mean"] > 0 and one["p_holm"] <= error)

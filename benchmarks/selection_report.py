@@ -229,4 +229,4 @@ def verdict_words(result: Mapping[str, Any]) -> str:
     wins = [won for by in result["verdict"]["wins"].values() for won in by.values()]
     if None in wins:
         return "one seed shows nothing"
-    return f"shown to be better in {sum(wins)} of {len(wins)}"
+    return f"shown to be better, p by Holm at most {result['preset']['error']}, in {sum(wins)} of {len(wins)}"

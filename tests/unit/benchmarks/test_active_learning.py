@@ -139,11 +139,12 @@ def test_the_default_wins_where_holm_says_so_and_nothing_is_said_of_one_seed(par
     assert one["mean"] == pytest.approx(0.1)
     assert one["half_interval"] == pytest.approx(4.30265 * 0.01 / 3**0.5, rel=1e-4)
     assert one["p_holm"] == pytest.approx(2 * one["p"])
-    assert figures.verdict(found) == {"wins": {"aubc": {"random": True, "entropy": False}}, "wins_all": False}
+    assert figures.verdict(found, 0.05) == {"wins": {"aubc": {"random": True, "entropy": False}}, "wins_all": False}
+    assert figures.verdict(found, one["p_holm"] - 1e-6)["wins"]["aubc"]["random"] is False
     single = {name: {"of_seeds": row["of_seeds"][:1]} for name, row in rows.items()}
-    told = figures.verdict(figures.compared(single, "default", ["random"], ["aubc"]))
+    told = figures.verdict(figures.compared(single, "default", ["random"], ["aubc"]), 0.05)
     assert told == {"wins": {"aubc": {"random": None}}, "wins_all": None}
-    assert figures.verdict({}) == {"wins": {}, "wins_all": None}
+    assert figures.verdict({}, 0.05) == {"wins": {}, "wins_all": None}
 
 
 def test_presets_play_strategies_that_exist_and_compare_those_that_they_play(part) -> None:

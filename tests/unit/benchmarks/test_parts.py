@@ -164,7 +164,18 @@ def test_figures_of_estimates_are_those_computed_by_hand(part) -> None:
     }
     unsure = quality.figures([{**rows[0], "low": float("nan"), "high": float("nan")}], missed=0)
     assert (unsure["coverage"], unsure["width"]) == (None, None)
+    alone = quality.figures([{**rows[0], "agreement": float("nan")}], missed=0)
+    assert alone["risk_coverage_of_agreement"] is None
     assert quality.figures([], missed=2) == {"pairs": 0, "missed": 2}
+
+
+def test_without_samples_all_of_a_case_but_their_agreement_stays(part) -> None:
+    quality = part("quality")
+    told = {"volume_ml": 2.0, "largest_probability": 0.9, "samples_dice": 0.8}
+    values = {"patient": "7", "evidence": {"a": told}, "dice": {"a": 0.5}, "embedding": [1.0]}
+    found = quality.one_answer(quality.known(values))
+    assert np.isnan(found.evidence["a"].samples_dice)
+    assert (found.patient, found.dice, found.evidence["a"].volume_ml) == ("7", {"a": 0.5}, 2.0)
 
 
 def test_the_mean_over_seeds_has_no_value_where_a_seed_has_none(part) -> None:

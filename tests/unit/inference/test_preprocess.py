@@ -220,6 +220,17 @@ def test_without_a_window_outliers_are_clipped_and_scale_and_offset_do_not_matte
     np.testing.assert_allclose(stretched, planes, atol=1e-3)
 
 
+def test_empty_slices_around_an_image_change_no_intensity_of_it() -> None:
+    array = np.random.default_rng(3).normal(100, 10, (4, 16, 16)).astype(np.float32)
+    padded = np.pad(array, ((2, 3), (0, 0), (0, 0)))
+    preprocess = Preprocess(PreprocessConfig(), context_slices=0, stride=8)
+
+    def planes(values: np.ndarray) -> np.ndarray:
+        return preprocess.apply(Volume(values, Geometry.from_spacing(values.shape, (1, 1, 1)), "MR")).planes
+
+    np.testing.assert_array_equal(planes(padded)[2:-3], planes(array))
+
+
 def test_an_image_of_one_intensity_becomes_zeros() -> None:
     volume = Volume(np.full(AXIAL.shape, 12.0, dtype=np.float32), AXIAL, "MR")
     assert not Preprocess(PreprocessConfig(), 1, stride=8).apply(volume).slices.any()

@@ -14,7 +14,7 @@ from lib.core.values import LabelEvidence
 from lib.inference.quality import NOT_PREDICTED, QUALITY, UNFAMILIAR, QualityModel, load_quality, save_quality
 from lib.inference.quality_conformal import bound, divided, patients_needed
 from lib.inference.quality_features import FEATURES, Drawn, Plausible, features, plausible_volumes
-from lib.inference.quality_fit import KnownCase, fit_quality
+from lib.inference.quality_fit import SPLIT_FROM, KnownCase, fit_quality
 from lib.inference.quality_novelty import Neighbourhood
 from lib.inference.quality_regression import fit_fractions, logistic
 
@@ -66,6 +66,25 @@ def model() -> QualityModel:
 
 def estimates(model: QualityModel, case: KnownCase) -> dict[str, tuple[float, float, float]]:
     return {n: (e.value, e.low, e.high) for n, e in model.estimate(case.evidence, case.embedding, ORIGIN).items()}
+
+
+@pytest.mark.parametrize(("patients", "has_a_say"), [(SPLIT_FROM, False), (SPLIT_FROM - 1, True)])
+def test_of_many_patients_the_half_that_is_held_out_makes_the_interval_and_nothing_else(
+    patients: int, has_a_say: bool
+) -> None:
+    cases = cohort(patients, seed=3)
+    held_out = cases[1::2]  # the order of their names
+    rng = np.random.default_rng(0)
+    others = [
+        replace(one, dice={n: float(rng.uniform(0, 0.3)) for n in LABELS}, evidence={
+            n: replace(found, boundary_entropy=3.0, components=9) for n, found in one.evidence.items()
+        })
+        for one in held_out
+    ]  # fmt: skip
+    first, second = (fit_quality([*cases[::2], *some], LABELS, volumes(), ORIGIN) for some in (held_out, others))
+    for name in ("coefficients", "centre", "scale"):
+        assert np.array_equal(getattr(first, name), getattr(second, name)) is not has_a_say, name
+    assert np.median(second.scores.sizes) > 2 * np.median(first.scores.sizes)
 
 
 @pytest.mark.parametrize(("count", "place"), [(9, 9), (10, 10), (19, 18), (20, 19), (99, 90)])

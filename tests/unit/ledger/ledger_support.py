@@ -101,8 +101,8 @@ def postgres_folder() -> Path | None:
 class Cluster:
     """A temporary PostgreSQL that listens on a socket in its own folder alone."""
 
-    def __init__(self, programs: Path, folder: Path, user: str) -> None:
-        self.programs, self.folder, self.user = programs, folder, user
+    def __init__(self, programs: Path, folder: Path, user: str, durable: bool = False) -> None:
+        self.programs, self.folder, self.user, self.durable = programs, folder, user, durable
         self._server: subprocess.Popen[bytes] | None = None
         self._identity = {"user": user, "group": _group(user), "extra_groups": []} if os.geteuid() == 0 else {}
 
@@ -111,7 +111,8 @@ class Cluster:
         subprocess.run([*command, "--no-sync"], check=True, capture_output=True, cwd=self.folder, **self._identity)
 
     def start(self) -> None:
-        options = ["-c", "fsync=off", "-c", "listen_addresses=", "-c", f"unix_socket_directories={self.folder}"]
+        options = ["-c", f"fsync={'on' if self.durable else 'off'}", "-c", "listen_addresses="]
+        options += ["-c", f"unix_socket_directories={self.folder}"]
         command = [self.programs / "postgres", "-D", self.folder / "data", *options]
         self._server = subprocess.Popen(
             command, cwd=self.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **self._identity
@@ -156,12 +157,13 @@ class Cluster:
 
 
 @contextmanager
-def running_cluster(programs: Path) -> Iterator[Cluster]:
+def running_cluster(programs: Path, durable: bool = False) -> Iterator[Cluster]:
+    """A server; a durable one waits for the disk as a real one does."""
     user = _user()
     folder = Path(tempfile.mkdtemp(prefix="transunet-pg-", dir="/tmp"))  # short: a socket's path has 107 bytes at most
     if os.geteuid() == 0:
         shutil.chown(folder, user)
-    cluster = Cluster(programs, folder, user)
+    cluster = Cluster(programs, folder, user, durable)
     try:
         cluster.make()
         cluster.start()

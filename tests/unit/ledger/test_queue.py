@@ -1,6 +1,7 @@
 """The first free case goes to one annotator, whatever else happens."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import sqlalchemy as sa
 from ledger_support import TASK, Clock, add_series, draft, free_series, human
 
 from lib.core.errors import Conflict, InvalidInput, NotFound
-from lib.ledger import poolreads, queue
+from lib.ledger import handout, poolreads, queue
 from lib.ledger.database import Database
 from lib.ledger.ledger import Ledger
 from lib.ledger.queuerows import Candidate, LabelledCase, QueueEntry, Tally
@@ -118,6 +119,36 @@ def test_a_case_asked_for_by_name_is_held_against_others(ledger: Ledger, clock: 
 def test_a_labelled_case_may_be_opened_again_by_name(ledger: Ledger) -> None:
     ledger.annotations.add_human(human("1.2"), accept=True)
     assert ledger.queue.lease("1.2", TASK, "anna", 600).series_uid == "1.2"
+
+
+def test_a_labelled_case_that_is_held_to_correct_it_is_no_next_case(ledger: Ledger) -> None:
+    ledger.annotations.add_human(human("1.2"), accept=True)
+    held = ledger.queue.lease("1.2", TASK, "anna", 600)
+    assert take(ledger, "anna") == "1.1"
+    holder = ledger.queue.holder("1.2", TASK)
+    assert holder is not None
+    assert holder.id == held.id  # it stays his
+
+
+def test_where_all_near_rows_are_busy_the_first_is_waited_for(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    if url.startswith("sqlite"):
+        pytest.skip("SQLite has one writer at a time: nothing is passed over")
+    monkeypatch.setattr(handout, "NEAR", 2)
+    other = Database(url)
+    first = sa.select(queue.S.c.series_uid).where(queue.S.c.series_uid.in_(["1.2", "1.1"]))
+    with ThreadPoolExecutor(1) as pool:
+        with other.write() as connection:
+            connection.execute(first.with_for_update(read=True)).all()  # as a rebuild does
+            taken = pool.submit(take, ledger, "anna")
+            with pytest.raises(TimeoutError):
+                taken.result(timeout=0.5)
+        assert taken.result(timeout=30) == "1.2"
+    with other.write() as connection:
+        connection.execute(first.where(queue.S.c.series_uid == "1.1").with_for_update(read=True)).all()
+        assert take(ledger, "ben") == "1.3"  # one busy row is passed over
+    other.close()
 
 
 def test_only_ready_series_are_leased(ledger: Ledger) -> None:

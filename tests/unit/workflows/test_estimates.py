@@ -80,6 +80,11 @@ def bright(services: Services, monkeypatch: pytest.MonkeyPatch) -> Bright:
     return stub
 
 
+def asked(uncertainty: UncertaintyConfig) -> Qualities:
+    """Estimates for predictions with these samples."""
+    return Qualities(lambda model: origin_of(model.folder, uncertainty))
+
+
 def test_a_fit_leaves_estimates_beside_the_weights_and_is_not_done_again(
     services: Services, version: int, cases: list[Case], bright: Bright
 ) -> None:
@@ -115,8 +120,8 @@ def test_estimates_for_other_samples_are_not_used(
     task = services.task()
     refit_quality(services, task, version, cases)
     model, prediction = services.registry.get(task.name, version), bright.predict(cases[0].volume)
-    assert Qualities(ONE_ANSWER).patients(model) == 12
-    others = Qualities(UncertaintyConfig("dropout", 4, 0, "entropy"))
+    assert asked(ONE_ANSWER).patients(model) == 12
+    others = asked(UncertaintyConfig("dropout", 4, 0, "entropy"))
     with caplog.at_level(logging.WARNING):
         assert [others.estimates(model, prediction) for _ in range(3)] == [{}] * 3
     assert len(caplog.records) == 1
@@ -128,10 +133,10 @@ def test_a_damaged_file_costs_the_estimates_alone(
 ) -> None:
     model = services.registry.get(services.task().name, version)
     (model.folder / QUALITY).write_text("{")
-    assert Qualities(ONE_ANSWER).estimates(model, bright.predict(cases[0].volume)) == {}
+    assert asked(ONE_ANSWER).estimates(model, bright.predict(cases[0].volume)) == {}
     assert "no valid JSON" in caplog.text
     assert refit_quality(services, services.task(), version, cases)
-    assert Qualities(ONE_ANSWER).patients(model) == 12
+    assert asked(ONE_ANSWER).patients(model) == 12
 
 
 def test_without_calibration_cases_a_version_serves_without_estimates(

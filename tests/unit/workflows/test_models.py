@@ -11,9 +11,10 @@ import pytest
 from lib.core.errors import InvalidSettings, ManifestMismatch, NoChampion, NotFound, RegistryUnavailable
 from lib.core.geometry import Geometry
 from lib.core.values import Volume
-from lib.inference.model import Manifest, build_network, save_model
+from lib.inference.config import PredictConfig
+from lib.inference.model import Manifest, build_network, read_manifest, save_model
 from lib.workflows import models
-from lib.workflows.models import ChampionCache, require_champion
+from lib.workflows.models import ChampionCache, require_champion, served_origin
 from lib.workflows.services import Services, open_services
 
 VOLUME = Volume(np.zeros((2, 16, 16), np.float32), Geometry.from_spacing((2, 16, 16), (1, 1, 1)), "CT")
@@ -236,6 +237,28 @@ def test_an_ensemble_compares_the_champion_with_the_newest_ones_before_it(
     assert float(found.information.mean()) == pytest.approx(-(sure * np.log(sure)).sum(), abs=2e-3)
     alone, _ = ChampionCache(services).predictor(name)
     assert alone.predict(VOLUME).information is None
+
+
+def test_the_origin_of_estimates_names_all_that_the_answers_follow_from(
+    services: Services, add_model: Callable[..., int]
+) -> None:
+    task = services.task()
+    for label in (0, 1, 2):
+        add_model(label=label)
+    champion = require_champion(services, task)
+
+    def origin(kind: str, samples: int, **changes: object) -> str:
+        uncertainty = replace(services.settings.uncertainty, kind=kind, samples=samples)
+        sampled = replace(services, settings=replace(services.settings, uncertainty=uncertainty))
+        return served_origin(sampled, replace(task, **changes), champion)
+
+    alone = origin("entropy", 2)
+    assert alone == f"{read_manifest(champion.folder).sha256} entropy"
+    mirrored = origin("entropy", 2, predict=PredictConfig(flips=("rows",)))
+    assert mirrored == f"{alone}, mirrored along rows"
+    second, first = (read_manifest(services.registry.path(task.name, version)).sha256 for version in (2, 1))
+    assert origin("ensemble", 2).endswith(f", beside {second}")
+    assert origin("ensemble", 3).endswith(f", beside {second}, beside {first}")
 
 
 def test_damaged_weights_of_an_earlier_champion_leave_the_ensemble_to_an_older_one(

@@ -195,12 +195,18 @@ class Preprocess:
         if self.config.window_hu is not None:
             low, high = self.config.window_hu
             return low, high, (low + high) / 2, (high - low) / 2
-        voxels = np.ravel(volume.array, order="K")
+        voxels = np.ravel(_without_empty_slices(volume.array), order="K")
         sample = voxels[:: max(1, voxels.size // STATISTICS_VOXELS) | 1]
         low, high = (float(p) for p in np.percentile(sample, self.config.clip_percentiles))
         clipped = np.clip(sample, low, high).astype(np.float64)
         deviation = float(clipped.std())
         return low, high, float(clipped.mean()), deviation if deviation > 0 else 1.0
+
+
+def _without_empty_slices(array: FloatPlanes) -> FloatPlanes:
+    """The slices of (S, R, C) that show anything, all where none does: padding says nothing of tissue."""
+    empty = np.array([plane.min() == plane.max() for plane in array])
+    return array[~empty] if empty.any() and not empty.all() else array
 
 
 def class_numbers(mask: Mask) -> ClassPlanes:

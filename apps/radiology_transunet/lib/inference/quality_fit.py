@@ -21,8 +21,11 @@ from lib.inference.quality_regression import fit_fractions, logistic
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+Parts = Sequence[tuple[frozenset[int], frozenset[int]]]
+"""Patients who are learned from, and those who are held out."""
 FOLDS = 10
-SPLIT_FROM = 200
+SPLIT_FROM = 100
 """Patients of whom half are enough to learn from; with fewer the interval is CV+, see `quality_conformal.divided`."""
 PENALTIES = (30.0, 10.0, 3.0, 1.0, 0.3)
 """The strongest first: of equals it is taken."""
@@ -98,8 +101,9 @@ def fit_quality(
         )
     raw, known, patients, places = (np.array(column) for column in zip(*found, strict=True))
     pairs = _Pairs(raw, np.clip(known, 0.0, 1.0), patients, places)
-    centre, scale = _standard(pairs.raw)
-    coefficients, scores = _fitted(pairs, pairs.design(centre, scale, len(labels)))
+    parts = divided(np.unique(patients).tolist(), FOLDS, SPLIT_FROM)
+    centre, scale = _standard(pairs.raw[_learned(pairs, parts).any(axis=0)])
+    coefficients, scores = _fitted(pairs, pairs.design(centre, scale, len(labels)), parts)
     points = np.where(np.isfinite(scale), np.where(np.isnan(raw), centre, raw), 0.0)
     owners = np.array([numbers[case.patient] for case in cases])
     embeddings = np.array([case.embedding for case in cases], dtype=np.float64)
@@ -127,34 +131,48 @@ def _standard(raw: FloatArray) -> tuple[FloatArray, FloatArray]:
     return centre, scale
 
 
-def _fitted(pairs: _Pairs, design: FloatArray) -> tuple[FloatArray, Scores]:
+def _fitted(pairs: _Pairs, design: FloatArray, parts: Parts) -> tuple[FloatArray, Scores]:
     """Coefficients (folds, p) under the best penalty, and how far they are off on the patients that they do not know.
 
+    Of one part the held-out half has no say in the penalty either: it is chosen within the half that is learned from.
     One patient alone has coefficients and no scores.
     """
-    weights = pairs.weights()
-    parts = divided(np.unique(pairs.patients).tolist(), FOLDS, SPLIT_FROM)
     if not parts:
-        return fit_fractions(design, pairs.dice, weights, PENALTIES[0])[None], _no_scores()
-    held_out = [np.isin(pairs.patients, list(part)) for _, part in parts]
-    learned = [np.isin(pairs.patients, list(others)) for others, _ in parts]
-
-    def fits(penalty: float) -> FloatArray:
-        made = [fit_fractions(design[rows], pairs.dice[rows], weights[rows], penalty) for rows in learned]
-        return np.array(made)
-
-    def loss(coefficients: FloatArray) -> float:
-        each = zip(coefficients, held_out, strict=True)
-        off = [np.abs(logistic(design[rows] @ one) - pairs.dice[rows]) @ weights[rows] for one, rows in each]
-        return float(np.sum(off))
-
-    best = min(map(fits, PENALTIES), key=loss)
-    return best, _scores(pairs, design, best, held_out)
+        return fit_fractions(design, pairs.dice, pairs.weights(), PENALTIES[0])[None], _no_scores()
+    tuned = parts if len(parts) > 1 else divided(sorted(parts[0][0]), FOLDS, len(parts[0][0]) + 1)
+    penalty = min(PENALTIES, key=lambda one: _loss(pairs, design, tuned, one))
+    best = _fits(pairs, design, parts, penalty)
+    return best, _scores(pairs, design, best, [_rows(pairs, part) for _, part in parts])
 
 
-def _scores(
-    pairs: _Pairs, design: FloatArray, coefficients: FloatArray, held_out: Sequence[npt.NDArray[np.bool_]]
-) -> Scores:
+def _fits(pairs: _Pairs, design: FloatArray, parts: Parts, penalty: float) -> FloatArray:
+    """Coefficients (folds, p) of what each part learns from."""
+    weights = pairs.weights()
+    learned = _learned(pairs, parts)
+    return np.array([fit_fractions(design[rows], pairs.dice[rows], weights[rows], penalty) for rows in learned])
+
+
+def _loss(pairs: _Pairs, design: FloatArray, parts: Parts, penalty: float) -> float:
+    """How far a penalty's estimates are off on the patients that each part holds out, in all."""
+    weights, coefficients = pairs.weights(), _fits(pairs, design, parts, penalty)
+    held_out = [_rows(pairs, part) for _, part in parts]
+    each = zip(coefficients, held_out, strict=True)
+    return float(sum(np.abs(logistic(design[rows] @ one) - pairs.dice[rows]) @ weights[rows] for one, rows in each))
+
+
+def _rows(pairs: _Pairs, patients: frozenset[int]) -> BoolArray:
+    """Which rows (n,) are of some patients."""
+    return np.isin(pairs.patients, list(patients))
+
+
+def _learned(pairs: _Pairs, parts: Parts) -> BoolArray:
+    """(parts, n), which rows each part learns from; all where there is no part."""
+    if not parts:
+        return np.ones((1, len(pairs.patients)), np.bool_)
+    return np.array([_rows(pairs, others) for others, _ in parts])
+
+
+def _scores(pairs: _Pairs, design: FloatArray, coefficients: FloatArray, held_out: Sequence[BoolArray]) -> Scores:
     """Of all held-out rows, fold by fold."""
     folds = np.concatenate([np.full(int(rows.sum()), number) for number, rows in enumerate(held_out)])
     order = np.concatenate([np.flatnonzero(rows) for rows in held_out])

@@ -18,6 +18,8 @@ K = tables.skips
 Q = tables.queue_rows
 S = tables.series
 
+NEAR = 50
+"""Places of a queue among which a busy series is passed over."""
 LEASE = sa.select(*(column for column in L.c if column.key not in ("ended_at", "ending")), S.c.study_uid).join_from(
     L, S
 )
@@ -142,9 +144,14 @@ class Handout(Book):
                     self._note(connection, "lease.expired", series_uid, {"task": task, "annotator": annotator})
 
     def _renew_own(self, connection: sa.Connection, task: str, annotator: str, lease_s: float) -> LeaseRow | None:
-        """Prolong what the annotator has in hand, his newest lease of the task; None when there is none."""
+        """Prolong what the annotator has in hand, his newest lease of the task; None when there is none.
+
+        A labelled series that he holds to correct it stays his, and is no next case.
+        """
         now = self.clock()
-        own = sa.and_(L.c.task == task, L.c.annotator == annotator, is_open(now))
+        own = sa.and_(
+            L.c.task == task, L.c.annotator == annotator, is_open(now), ~leasing.labelled(L.c.series_uid, task)
+        )
         newest = sa.select(sa.func.max(L.c.id)).where(own).scalar_subquery()
         return _prolong(connection, sa.and_(L.c.id == newest, own), now, lease_s)
 
@@ -203,18 +210,19 @@ def active(task: str, strategy: str) -> sa.ScalarSelect[int]:
 def _pick(
     connection: sa.Connection, task: str, strategy: str, annotator: str, now: datetime
 ) -> tuple[str, float | None, str, str] | None:
-    """The first row that looks free, its series locked; waits for busy ones only when there is no other."""
+    """The first row that looks free, its series locked.
+
+    Busy series, which others take at this moment, are passed over, but not far: where all of the first `NEAR` rows are
+    busy, as they are while a list is being rebuilt, it waits for the first one.
+    """
     mine = sa.and_(K.c.series_uid == Q.c.series_uid, K.c.task == task, K.c.annotator == annotator)
     skipped = sa.exists().where(mine, K.c.until > now)
-    query = (
-        sa.select(Q.c.series_uid, Q.c.score, Q.c.why, Q.c.lane)
-        .join_from(Q, S)
-        .where(Q.c.queue_id == active(task, strategy), Q.c.is_free, ~skipped)
-        .order_by(Q.c.rank)
-        .limit(1)
-    )
-    at_once = query.with_for_update(of=S, key_share=True, skip_locked=True)
-    patient = query.with_for_update(of=S, key_share=True)
+    free = sa.and_(Q.c.queue_id == active(task, strategy), Q.c.is_free, ~skipped)
+    query = sa.select(Q.c.series_uid, Q.c.score, Q.c.why, Q.c.lane).join_from(Q, S).where(free).order_by(Q.c.rank)
+    first = sa.select(Q.c.rank).where(free).order_by(Q.c.rank).limit(NEAR).subquery()
+    near = query.where(Q.c.rank <= sa.select(sa.func.max(first.c.rank)).scalar_subquery())
+    at_once = near.limit(1).with_for_update(of=S, key_share=True, skip_locked=True)
+    patient = query.limit(1).with_for_update(of=S, key_share=True)
     return connection.execute(at_once).first() or connection.execute(patient).first()
 
 

@@ -7,7 +7,9 @@ old one in short transactions and then switches, so annotators never meet half a
 
 import builtins
 import math
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 
 import sqlalchemy as sa
@@ -23,7 +25,9 @@ G = tables.queues
 L = tables.leases
 Q = tables.queue_rows
 S = tables.series
-CHUNK = 2000
+CHUNK = 200
+"""Places that a transaction adds or removes: few, since whoever asks for a case waits for it, or for its series."""
+LONGEST_PAUSE_S = 0.05
 
 Ranked = Sequence[tuple[str, float, str]]
 Place = tuple[str, float, str, str]
@@ -55,7 +59,7 @@ class Queue(Handout):
             values = {"task": task, "strategy": strategy, "is_active": False, "built_at": now}
             queue_id = insert_id(connection, G, values)
         for start in range(0, len(ranked), CHUNK):
-            with self._write() as connection:
+            with self._write_part() as connection:
                 part = [(*place, lanes.get(place[0], strategy)) for place in ranked[start : start + CHUNK]]
                 if not _fill(connection, queue_id, task, start, part):
                     return False
@@ -64,6 +68,18 @@ class Queue(Handout):
             is_newest = _switch(connection, queue_id, task, strategy)
         self._sweep(queue_id, task, strategy)
         return is_newest
+
+    @contextmanager
+    def _write_part(self) -> Iterator[sa.Connection]:
+        """A transaction of many; where there is one writer at a time, the others get as long afterwards.
+
+        SQLite has no line of those who wait: who writes again at once would starve them for seconds.
+        """
+        begun = time.monotonic()
+        with self._write() as connection:
+            yield connection
+        if self.database.is_sqlite:
+            time.sleep(min(time.monotonic() - begun, LONGEST_PAUSE_S))
 
     def _sweep(self, queue_id: int, task: str, strategy: str) -> None:
         """Remove the lists up to this one that are not in force, a part at a time."""
@@ -74,7 +90,7 @@ class Queue(Handout):
             part = sa.select(Q.c.series_uid).where(Q.c.queue_id == old_id).limit(CHUNK)
             more = True
             while more:
-                with self._write() as connection:
+                with self._write_part() as connection:
                     swept = sa.delete(Q).where(Q.c.queue_id == old_id, Q.c.series_uid.in_(part))
                     more = connection.execute(swept).rowcount == CHUNK
             with self._write() as connection:

@@ -87,10 +87,10 @@ def fit_estimates(
     from lib.inference.quality import save_quality
     from lib.inference.quality_fit import fit_quality
     from lib.workflows.drawn import drawn_volumes
-    from lib.workflows.models import load_served
+    from lib.workflows.models import load_served, served_origin
 
     model = services.registry.get(task.name, version)
-    origin = origin_of(model.folder, services.settings.uncertainty)
+    origin = served_origin(services, task, model)
     known = known_cases(load_served(services, task, model), cases, COPIES, STRENGTHS, tell)
     quality = fit_quality(known, task.schema.names, drawn_volumes(services, task), origin)
     save_quality(model.folder, quality)
@@ -104,11 +104,12 @@ def has_estimates(services: Services, task: Task, version: int) -> bool:
         NotFound, ManifestMismatch: no such version, or no manifest of it that can be read.
     """
     from lib.inference.quality import load_quality
+    from lib.workflows.models import served_origin
 
-    folder = services.registry.get(task.name, version).folder
-    origin = origin_of(folder, services.settings.uncertainty)
+    model = services.registry.get(task.name, version)
+    origin = served_origin(services, task, model)
     try:
-        return load_quality(folder).origin == origin
+        return load_quality(model.folder).origin == origin
     except (NotFound, ManifestMismatch):
         return False
 
@@ -195,8 +196,16 @@ def described(text: str, estimates: Mapping[str, EstimatedDice], room: int) -> s
     return next((whole for end in endings if len(whole := f"{text}, {end}") <= room), text)
 
 
-def origin_of(folder: Path, uncertainty: "UncertaintyConfig") -> str:
-    """Names the weights of a model's folder and the samples that its predictions are compared with.
+def origin_of(
+    folder: Path, uncertainty: "UncertaintyConfig", flips: Sequence[str] = (), others: Sequence[Path] = ()
+) -> str:
+    """Names the weights of a model's folder, how it is asked, and the samples that its predictions are compared with.
+
+    Args:
+        folder: of the model.
+        uncertainty: kind and number of samples.
+        flips: axes along which the image is also predicted mirrored.
+        others: folders of the models that an ensemble compares it with.
 
     Raises:
         NotFound, ManifestMismatch: as `read_manifest`.
@@ -204,8 +213,11 @@ def origin_of(folder: Path, uncertainty: "UncertaintyConfig") -> str:
     from lib.inference.model import read_manifest
 
     kind = uncertainty.kind
-    samples = "" if kind == "entropy" else f" {uncertainty.samples} samples, seed {uncertainty.seed}"
-    return f"{read_manifest(folder).sha256} {kind}{samples}"
+    parts = [f"{read_manifest(folder).sha256} {kind}"]
+    parts[0] += "" if kind == "entropy" else f" {uncertainty.samples} samples, seed {uncertainty.seed}"
+    parts += [f"mirrored along {' and '.join(flips)}"] if flips else []
+    parts += [f"beside {read_manifest(other).sha256}" for other in others]
+    return ", ".join(parts)
 
 
 class Qualities:
@@ -214,11 +226,11 @@ class Qualities:
     Safe to use from many threads.
 
     Args:
-        uncertainty: of the predictions.
+        origin: of a version's predictions, as `origin_of` names it; asked for again when the file changes.
     """
 
-    def __init__(self, uncertainty: "UncertaintyConfig") -> None:
-        self._uncertainty = uncertainty
+    def __init__(self, origin: Callable[[ModelVersion], str]) -> None:
+        self._origin = origin
         self._reading = threading.Lock()
         self._known: dict[Path, tuple[int, QualityModel | None, str]] = {}
 
@@ -250,7 +262,7 @@ class Qualities:
         from lib.inference.quality import load_quality
 
         try:
-            quality, origin = load_quality(model.folder), origin_of(model.folder, self._uncertainty)
+            quality, origin = load_quality(model.folder), self._origin(model)
         except (NotFound, ManifestMismatch) as error:
             logger.warning("version %d of task %s has no estimates of its Dice: %s", model.version, model.task, error)
             return None, ""

@@ -19,7 +19,7 @@ from lib.core.estimated import EstimatedDice
 from lib.core.values import Prediction
 from lib.registry.versions import ModelVersion
 from lib.taskfile import Task
-from lib.workflows.estimates import Qualities
+from lib.workflows.estimates import Qualities, origin_of
 from lib.workflows.services import Services
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class ChampionCache:
         self._device = device or services.settings.inference.device
         self._check_every_s = check_every_s
         self._slots = {name: _Slot() for name in services.tasks}
-        self._qualities = Qualities(services.settings.uncertainty)
+        self._qualities = self._new_qualities()
 
     def predictor(self, task_name: str) -> tuple["Predictor", int]:
         """The champion of a task and its version.
@@ -132,8 +132,13 @@ class ChampionCache:
     def _load(self, task: Task, slot: _Slot, champion: ModelVersion) -> None:
         if slot.serving is not None and _same(champion, slot.refused):
             return
-        slot.serving = Serving(load_served(self._services, task, champion, self._device), champion)
+        serving = Serving(load_served(self._services, task, champion, self._device), champion)
+        self._qualities = self._new_qualities()  # an ensemble's members, and with them the origin, may be others now
+        slot.serving = serving
         logger.info("task %s is served by version %d", task.name, champion.version)
+
+    def _new_qualities(self) -> Qualities:
+        return Qualities(lambda model: served_origin(self._services, self._services.task(model.task), model))
 
 
 def _same(model: ModelVersion, other: ModelVersion | None) -> bool:
@@ -166,6 +171,17 @@ def load_served(services: Services, task: Task, champion: ModelVersion, device: 
     where, batch_size = device or settings.inference.device, settings.inference.batch_size
     predictor = load_sampled(champion.folder, others, task, where, batch_size, settings.uncertainty)
     return _named(predictor, task, champion)
+
+
+def served_origin(services: Services, task: Task, model: ModelVersion) -> str:
+    """Names what a version's predictions are when it serves: see `estimates.origin_of`.
+
+    Raises:
+        NotFound, ManifestMismatch: a manifest cannot be read.
+    """
+    uncertainty = services.settings.uncertainty
+    others = compared_folders(services, task, model)[: uncertainty.samples - 1]  # the champion's answer is one sample
+    return origin_of(model.folder, uncertainty, task.predict.flips, others)
 
 
 def compared_folders(services: Services, task: Task, champion: ModelVersion) -> list[Path]:
