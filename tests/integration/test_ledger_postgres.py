@@ -5,6 +5,7 @@ The rules themselves are tested over both databases in tests/unit/ledger (`-k po
 
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -147,3 +148,14 @@ def test_text_that_postgresql_cannot_hold_is_refused_as_input(ledger: Ledger) ->
 
     with pytest.raises(InvalidInput, match="cannot hold this value"):
         ledger.series.refuse("1.1", "a reason with \x00 in it")
+
+
+def test_a_training_whose_worker_beats_late_at_this_moment_lets_no_other_one_begin(ledger: Ledger) -> None:
+    first, second = (ledger.jobs.add("retrain", task, {}, task) for task in ("liver", "spleen"))
+    assert ledger.jobs.take(["retrain"], "w1", 0.001).id == first
+    time.sleep(0.01)
+    with ledger.jobs.database.write() as late:
+        late.execute(sa.select(tables.jobs.c.id).where(tables.jobs.c.id == first).with_for_update())
+        assert ledger.jobs.take(["retrain"], "w2", 60) is None
+    assert ledger.jobs.take(["retrain"], "w2", 60).id == first
+    assert ledger.jobs.get(second).state == "queued"

@@ -1,11 +1,15 @@
 """A job is done by one worker, or again by another when the first falls silent."""
 
+import threading
+
 import pytest
 import sqlalchemy as sa
 from ledger_support import TASK, Clock, plans
 
 from lib.core.errors import Conflict, InvalidInput, NotFound
+from lib.ledger import jobs as module
 from lib.ledger.ledger import Ledger
+from lib.ledger.rows import JobRow
 
 
 def add(ledger: Ledger, key: str = "1.1", kind: str = "draft", **more: int) -> int:
@@ -180,6 +184,72 @@ def test_a_cancelled_job_stops_its_worker_and_is_not_taken(ledger: Ledger) -> No
         ledger.jobs.cancel(running)
     with pytest.raises(NotFound, match="no job 99"):
         ledger.jobs.cancel(99)
+
+
+def add_trainings(ledger: Ledger, *tasks: str, **more: int) -> list[int]:
+    return [ledger.jobs.add("retrain", task, {}, f"retrain:{task}", **more) for task in tasks]
+
+
+def test_of_a_kind_that_is_done_alone_one_job_is_held_at_a_time_whatever_its_task(ledger: Ledger, clock: Clock) -> None:
+    first, second = add_trainings(ledger, "liver", "spleen")
+    check = add(ledger, kind="check")
+    held = ledger.jobs.take(["retrain"], "w1", 60)
+    assert held.id == first
+    assert ledger.jobs.take(["retrain", "check"], "w2", 60).id == check  # other kinds go on
+    for _ in range(3):
+        clock.turn(59)
+        assert ledger.jobs.take(["retrain"], "w2", 60) is None
+        assert ledger.jobs.beat(held)
+    assert ledger.jobs.finish(held)
+    assert ledger.jobs.take(["retrain"], "w2", 60).id == second
+
+
+@pytest.mark.parametrize("end", ["fail", "give_back", "cancel"])
+def test_the_next_job_of_such_a_kind_is_taken_however_the_one_before_ended(ledger: Ledger, end: str) -> None:
+    first, second = add_trainings(ledger, "liver", "spleen")
+    held = ledger.jobs.take(["retrain"], "w1", 60)
+    if end == "cancel":
+        ledger.jobs.cancel(first)
+    elif end == "fail":
+        ledger.jobs.fail(held, "by chance", retry=True)
+    else:
+        ledger.jobs.give_back(held, "the archive is away", pause_s=60)
+    assert ledger.jobs.take(["retrain"], "w2", 60).id == second
+
+
+def test_a_dead_workers_job_of_such_a_kind_comes_first_and_keeps_nobody_waiting(ledger: Ledger, clock: Clock) -> None:
+    first, second = add_trainings(ledger, "liver", "spleen", max_attempts=2)
+    for attempt in (1, 2):
+        held = ledger.jobs.take(["retrain"], "w1", 60)
+        assert (held.id, held.attempts) == (first, attempt)
+        clock.turn(60)
+    assert ledger.jobs.take(["retrain"], "w2", 60).id == second
+    assert ledger.jobs.get(first).state == "failed"
+
+
+def test_two_workers_that_take_a_job_of_such_a_kind_at_the_same_moment_do_not_both_get_one(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_trainings(ledger, "liver", "spleen")
+    reached, go_on, got = threading.Event(), threading.Event(), list[JobRow | None]()
+    read = module.job_row
+
+    def stall(connection: sa.Connection, job_id: int) -> JobRow:
+        reached.set()
+        assert go_on.wait(20)
+        return read(connection, job_id)
+
+    monkeypatch.setattr(module, "job_row", stall)  # the last step of a take, in its transaction
+    workers = [threading.Thread(target=lambda: got.append(ledger.jobs.take(["retrain"], "w", 60))) for _ in range(2)]
+    workers[0].start()
+    assert reached.wait(20)
+    workers[1].start()
+    workers[1].join(0.5)
+    go_on.set()
+    for worker in workers:
+        worker.join(20)
+    assert [job.task for job in got if job is not None] == ["liver"]
+    assert len(got) == 2
 
 
 def test_jobs_are_listed_the_newest_first_and_filtered(ledger: Ledger) -> None:

@@ -125,6 +125,50 @@ def test_who_rolls_back_to_the_same_version_twice_goes_back_once(registry: Regis
     assert registry.served(task) == (1, 2)
 
 
+def test_a_rollback_to_the_version_that_serves_again_forgets_nobody(
+    registry: Registry, task: str, weights: Path
+) -> None:
+    for _ in range(2):
+        registry.register(task, weights, {})
+    for version in (1, 2, 1):
+        registry.promote(task, version)
+    assert registry.rollback(task, 1).version == 1
+    assert registry.served(task) == (2, 1)
+
+
+@pytest.mark.parametrize("call", ["_remember", "set_registered_model_alias"])
+def test_an_interrupted_rollback_leaves_what_it_leaves_behind_out_of_the_way_back(
+    registry: Registry, task: str, weights: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    for version in (1, 2, 3):
+        registry.register(task, weights, {})
+        registry.promote(task, version)
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(registry if call == "_remember" else registry._client, call, die)
+        with pytest.raises(KeyboardInterrupt):
+            registry.rollback(task, 1)
+    assert registry.served(task)[-1] == 3  # the alias comes last
+    assert registry.rollback(task, 1).version == 1
+    assert registry.served(task) == (1,)
+    assert registry.previous(task) is None
+
+
+def test_a_promotion_after_a_rollback_names_who_served_before_once(
+    registry: Registry, task: str, weights: Path
+) -> None:
+    for version in (1, 2, 3):
+        registry.register(task, weights, {})
+        registry.promote(task, version)
+    registry.rollback(task, 1)
+    assert registry.served(task) == (1,)
+    assert registry.promote(task, 3) == 1
+    assert registry.served(task) == (1, 3)
+
+
 def test_one_process_at_a_time_decides_what_serves_and_a_stuck_one_is_told(
     registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:

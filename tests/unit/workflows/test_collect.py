@@ -3,6 +3,7 @@ import json
 import shutil
 import typing
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from threading import Event
 
@@ -155,22 +156,84 @@ def test_what_learns_and_what_tunes_take_no_other_type_than_theirs() -> None:
 
 
 def test_only_the_plan_and_the_gate_know_of_promotion_patients() -> None:
-    """Whoever else names that split, in whatever way, is found here."""
-    root = Path(lib.__file__).parent
-    knowing = {str(path.relative_to(root)) for path in root.rglob("*.py") if any(_names_promotion(path))}
+    """Whoever else names that split, in whatever way, is found here, and who does not any more is taken off."""
     gate = {"workflows/judging.py", "workflows/anchors.py"}
     demo = {"demo/cohort.py", "cli/demo_upload.py"}  # which says whose cases its patients are
     export = {"cli/curate.py"}  # where they leave only when somebody names their split, and nothing learns
-    allowed = {"workflows/collect.py", "workflows/plan.py", "workflows/retrain.py", *gate, *demo, *export}
-    assert knowing <= allowed
+    named = {"workflows/collect.py", "workflows/plan.py", "workflows/retrain.py", *gate, *demo, *export}
+    assert _found(_names_promotion) == {(path, True) for path in named}
 
 
-def test_only_two_places_fit_and_labels_reach_them_by_their_split() -> None:
-    root = Path(lib.__file__).parent
-    fitting = {path.name for path in root.rglob("*.py") for called in _calls(path) if called == "fit"}
-    reading = {path.name for path in root.rglob("*.py") for called in _calls(path) if called == "accepted"}
-    assert fitting == {"retrain_fit.py", "engine.py", "offline.py"}  # engine: what it is handed; offline: no ledger
-    assert "retrain.py" not in reading
+def test_only_what_checks_a_word_of_a_person_takes_all_splits_at_once() -> None:
+    words = {"workflows/curate/conditions.py", "workflows/curate/picking.py", "cli/curate.py"}
+    assert _found(_takes_all_splits) == {(path, True) for path in {"workflows/collect.py", *words}}
+
+
+def test_only_two_places_fit() -> None:
+    places = {"workflows/retrain_fit.py", "workflows/executor/engine.py", "workflows/offline.py"}
+    assert _found(_fits) == {(path, True) for path in places}  # engine: what it is handed; offline: no ledger
+
+
+def test_labels_are_read_by_their_split_but_for_what_is_shown_and_kept() -> None:
+    by_split = {
+        ("workflows/collect.py", "of.split.value"),
+        ("workflows/drawn.py", "split"),  # of pool and calibration
+        ("workflows/due.py", "POOL"),
+    }
+    shown = {("server/describe.py", EVERY), ("server/labels.py", EVERY)}  # counts, and what is labelled, for clients
+    whatever = {"workflows/gatecosts.py", "workflows/casecache.py"}  # golden series by their UIDs; whose files are kept
+    assert _found(_splits_read) == by_split | shown | {(path, LISTED) for path in whatever}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from lib.workflows import collect\nids = accepted_ids(services, task, collect.PromotionCases)",
+        "from lib.workflows.collect import PromotionCases as Some",
+        "cases: 'type[PromotionCases]'",
+        "of = getattr(collect, 'PromotionCases')",
+        "split = Split.PROMOTION",
+        "split = Split['PROMOTION']",
+        "from lib.workflows.collect import Split as S\nsplit = S.PROMOTION.value",
+        "rows = annotations.accepted(task, 'promotion')",
+        "ids = plan.promotion",
+    ],
+)
+def test_whatever_names_promotion_patients_is_found(source: str) -> None:
+    assert any(_names_promotion(ast.parse(source)))
+
+
+@pytest.mark.parametrize(
+    ("source", "takes_all"),
+    [
+        ("for split in Split: pass", True),
+        ("all = tuple(collect.Split)", True),
+        ("S = Split", True),
+        ("from lib.workflows.collect import Split as S", True),
+        ("from lib.workflows.collect import Split\nsplit = Split.POOL.value", False),
+        ("split = collect.Split.CALIBRATION", False),
+    ],
+)
+def test_whatever_takes_all_splits_is_found(source: str, takes_all: bool) -> None:
+    assert any(_takes_all_splits(ast.parse(source))) is takes_all
+
+
+@pytest.mark.parametrize(
+    ("source", "split"),
+    [
+        ("annotations.accepted(task.name)", "every split"),
+        ("annotations.accepted(task=task.name)", "every split"),
+        ("annotations.accepted(task.name, None)", "every split"),
+        ("annotations.accepted(task.name, split=POOL)", "POOL"),
+        ("annotations.accepted(*what)", "every split"),
+        ("annotations.accepted(task.name, **what)", "every split"),
+        ("read = annotations.accepted", "every split"),
+        ("annotations.list(task.name, 'accepted')", "a list by status"),
+        ("annotations.list(status='accepted')", "a list by status"),
+    ],
+)
+def test_whatever_reads_labels_is_found_with_its_split(source: str, split: str) -> None:
+    assert set(_splits_read(ast.parse(source))) == {split}
 
 
 def test_a_stop_while_collecting_ends_it(services: Services, label: Label) -> None:
@@ -181,14 +244,70 @@ def test_a_stop_while_collecting_ends_it(services: Services, label: Label) -> No
         collect(services, CaseCache(services, services.task()), PoolCases, (label("p1"),), tell)
 
 
-def _names_promotion(path: Path) -> Iterator[bool]:
-    for node in ast.walk(ast.parse(path.read_text())):
-        yield isinstance(node, ast.Constant) and node.value == "promotion"
-        yield isinstance(node, ast.Attribute) and node.attr == "PROMOTION"
-        yield isinstance(node, ast.Name) and node.id == "PromotionCases"
+EVERY = "every split"
+LISTED = "a list by status"
+NAMES = ("PromotionCases", "PROMOTION")
 
 
-def _calls(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text())):
+def _found(look: Callable[[ast.AST], Iterator[object]]) -> set[tuple[str, object]]:
+    """What a look at the source of each module of lib finds, with the module's path."""
+    return {(path, found) for path, tree in _modules().items() for found in look(tree) if found}
+
+
+@cache
+def _modules() -> dict[str, ast.Module]:
+    root = Path(lib.__file__).parent
+    return {str(path.relative_to(root)): ast.parse(path.read_text()) for path in root.rglob("*.py")}
+
+
+def _names_promotion(tree: ast.AST) -> Iterator[bool]:
+    for node in ast.walk(tree):
+        match node:
+            case ast.Name(id=name) | ast.alias(name=name):
+                yield name in NAMES
+            case ast.Attribute(attr=name):
+                yield name in (*NAMES, "promotion")
+            case ast.Constant(value=str(text)):
+                yield text == "promotion" or any(name in text for name in NAMES)
+
+
+def _takes_all_splits(tree: ast.AST) -> Iterator[bool]:
+    """Whether the enumeration itself is used, not one of its members, or under a name by which it is not found."""
+    members = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.alias):
+            yield node.name == "Split" and node.asname not in (None, "Split")
+        elif isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Load):
+            yield _name(node) == "Split" and id(node) not in members
+
+
+def _fits(tree: ast.AST) -> Iterator[bool]:
+    for node in ast.walk(tree):
+        yield isinstance(node, ast.Call) and _name(node.func) == "fit"
+
+
+def _splits_read(tree: ast.AST) -> Iterator[str]:
+    """As the source says it, the split of whatever reads labels."""
+    called = {}
+    for node in ast.walk(tree):
         if isinstance(node, ast.Call):
-            yield getattr(node.func, "id", getattr(node.func, "attr", ""))
+            called[id(node.func)] = node
+            given = [*node.args, *(word.value for word in node.keywords)]
+            if _name(node.func) == "list" and any(getattr(value, "value", "") == "accepted" for value in given):
+                yield LISTED
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr == "accepted":
+            yield _split_of(called.get(id(node)))
+
+
+def _split_of(call: ast.Call | None) -> str:
+    """The split of a call of `accepted`; what cannot be told, or only handed on, may be every one."""
+    if call is None or any(isinstance(value, ast.Starred) for value in call.args):
+        return EVERY
+    named = [word.value for word in call.keywords if word.arg == "split"]
+    (split,) = [*call.args[1:2], *named] or [ast.Constant(None)]
+    return EVERY if isinstance(split, ast.Constant) and split.value is None else ast.unparse(split)
+
+
+def _name(node: ast.AST) -> str:
+    return str(getattr(node, "id", getattr(node, "attr", "")))

@@ -4,11 +4,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from apscheduler.triggers.date import DateTrigger
 
 from lib.core.errors import InvalidSettings, RegistryUnavailable
+from lib.inference.model import Manifest, build_network, save_model
 from lib.ledger.book import utc_now
 from lib.ledger.ledger import Ledger
 from lib.settings import load_settings
@@ -29,7 +31,10 @@ NOW = Standing(labels=30, new=4, unseen=4, champion=3, days=2.0)
         ({}, False, "4 accepted labels that version 3 has not learned from, 2.0 days since the last training; "),
         ({"new": 5, "unseen": 5}, True, "5 accepted labels that version 3 has not learned from; 5 make it due"),
         ({"days": 7.0}, True, "7.0 days since the last training; 7 days make it due"),
-        ({"days": None}, False, "5 make it due"),
+        ({"days": None, "age": 6.9}, False, "6.9 days since version 3 was registered, which no training has followed"),
+        ({"days": None, "age": 7.0}, True, "7.0 days since version 3 was registered, which no training has followed"),
+        ({"days": None, "age": 60.0, "new": 0, "unseen": 0}, False, "no accepted label is new since the last training"),
+        ({"days": 2.0, "age": 60.0}, False, "2.0 days since the last training; 5 labels or 7 days make it due"),
         ({"new": 9, "unseen": 0, "days": 90.0}, False, "no accepted label is new since the last training"),
         ({"new": 9, "unseen": 1}, True, "9 accepted labels"),
         ({"champion": None, "days": None}, True, "no model serves yet and 30 labels are accepted"),
@@ -77,6 +82,29 @@ def test_labels_that_a_finished_training_could_see_make_no_other_one_due(
     assert (found.new, found.unseen, found.open_job) == (2, 0, None)
     label("p3")
     assert standing(services, task).unseen == 1
+
+
+def test_labels_of_an_imported_model_s_task_wait_no_longer_than_those_after_a_training(
+    services: Services, label: Callable[..., int], tmp_path: Path
+) -> None:
+    task = services.task()
+    manifest = Manifest.describe(task, 0, {}, ())
+    save_model(tmp_path / "m", manifest, build_network(task.network, task.schema).state_dict())
+    services.registry.promote(task.name, services.registry.register(task.name, tmp_path / "m", {}))
+    few = scheduled(services, min_new=20, max_days=7)
+    assert not due(later(few, days=60), task).is_due  # nothing is new
+    label("p1")
+    label("p2")
+    assert not due(later(few, days=6), task).is_due
+    answer = due(later(few, days=60), task)
+    assert answer.is_due
+    assert "60.0 days since version 1 was registered, which no training has followed" in answer.why
+
+
+def later(services: Services, days: float) -> Services:
+    """The rooms on a later day."""
+    url = services.settings.ledger.resolved_url(services.settings.var)
+    return replace(services, ledger=Ledger(url, lambda: utc_now() + timedelta(days=days)))
 
 
 NIGHT = "2026-03-01 02:00"

@@ -16,7 +16,7 @@ from lib.ledger.corrections import CorrectionRow
 from lib.ledger.rows import NewDraft
 from lib.settings import load_settings
 from lib.workflows.cusum import SMALLEST_SPREAD, Period, falling
-from lib.workflows.fieldmetrics import Mark, acknowledge, field_of, field_report, marks
+from lib.workflows.fieldmetrics import FieldReport, Mark, acknowledge, field_of, field_report, marks
 from lib.workflows.review import submit_mask
 from lib.workflows.services import Services
 
@@ -74,13 +74,66 @@ def test_a_new_period_has_a_reference_and_a_sum_of_its_own() -> None:
 
 
 def test_until_a_version_has_its_own_reference_it_is_held_against_the_one_before() -> None:
-    first = Period("v1", (0.8, 0.9, 1.0, 0.8))
-    chart = falling([first, Period("v2", (0.7,))], first=3, slack=0.5, threshold=2.0)
+    first = Period("v1", (0.8, 0.9, 1.0, 0.8))  # the last one leaves a sum of 0.5
+    chart = falling([first, Period("v2", (0.75,))], first=3, slack=0.5, threshold=2.0)
     assert chart is not None
-    assert (chart.period, chart.alarm, chart.sums) == (0, False, (pytest.approx(1.5),))
-    fallen = falling([first, Period("v2", (0.7, 0.6))], first=3, slack=0.5, threshold=2.0)
+    assert (chart.period, chart.alarm, chart.sums) == (0, False, pytest.approx((0.5, 1.5)))
+    fallen = falling([first, Period("v2", (0.75, 0.6))], first=3, slack=0.5, threshold=2.0)
     assert fallen is not None
     assert (fallen.period, fallen.since) == (0, 5)
+    own = falling([first, Period("v2", (0.75, 0.85, 0.95, 0.85))], first=3, slack=0.5, threshold=2.0)
+    assert own is not None
+    assert (own.period, own.reference, own.sums) == (1, pytest.approx(0.85), (0.0,))
+
+
+@pytest.mark.parametrize("cases", [1, 2, 3, 19])
+def test_versions_that_are_replaced_before_they_have_a_reference_add_up_to_one_chart(cases: int) -> None:
+    steady = np.random.default_rng(0).normal(0.9, 0.02, 20)
+    low = [float(steady.mean() - 2 * steady.std(ddof=1))] * 38  # each adds 1.5 to the sum
+    versions = [Period("v", tuple(low[start : start + cases])) for start in range(0, len(low), cases)]
+    for number in range(1, len(versions) + 1):
+        chart = falling([Period("v0", tuple(steady)), *versions[:number]], 20, 0.5, 5.0)
+        assert chart is not None
+        assert (chart.period, chart.since) == (0, 23 if number * cases >= 4 else None)
+
+
+def test_a_standing_alarm_outlives_a_promotion_until_cases_of_the_new_version_speak_for_it() -> None:
+    fallen = Period("v1", (0.8, 0.9, 1.0, 0.5, 0.5))  # sums 3.5 and 7
+    waiting = falling([fallen, Period("v2", ())], first=3, slack=0.5, threshold=2.0)
+    assert waiting is not None
+    assert (waiting.alarm, waiting.since, waiting.period) == (True, 3, 0)
+    low = falling([fallen, Period("v2", (0.8,))], first=3, slack=0.5, threshold=2.0)
+    assert low is not None
+    assert (low.since, low.sums[-1]) == (3, pytest.approx(2.5))  # from the threshold on, not from 7
+    mended = falling([fallen, Period("v2", (0.9,))], first=3, slack=0.5, threshold=2.0)
+    assert mended is not None
+    assert (mended.alarm, mended.sums[-1]) == (False, pytest.approx(1.5))
+
+
+def test_an_alarm_that_ended_before_a_version_got_a_reference_asks_for_no_acknowledgement() -> None:
+    served = [Mark(START - timedelta(days=1), 1), Mark(START + timedelta(days=3), 2)]
+    values = [0.8, 0.9, 1.0, 0.8, 0.8, 0.5, *(1.1,) * 3]
+    rows = [row(day, "ball", dice, model_version=1 if day < 3 else 2) for day, dice in enumerate(values)]
+    stays = field_of("t", rows[:6], CONFIG, served)
+    assert stays.to_dict()["alarm"]
+    assert stays.reference.endswith("no reference of its own before the alarm is acknowledged")
+    ended = field_of("t", rows, CONFIG, served)
+    assert not ended.to_dict()["alarm"]
+    assert ended.reference.endswith("no reference of its own, as there was an alarm when it had 3 cases")
+
+
+def test_the_field_s_alarm_stands_while_a_promoted_version_has_no_case_and_versions_of_two_cases_raise_it() -> None:
+    def of(low: int) -> FieldReport:
+        values = [0.8, 0.9, 1.0, *(0.7,) * low]
+        versions = [1, 1, 1, *(2 + number // 2 for number in range(low))]
+        rows = [row(day, "ball", dice, model_version=versions[day]) for day, dice in enumerate(values)]
+        served = [Mark(START - timedelta(days=1), 1)]
+        served += [Mark(START + timedelta(days=3 + 2 * number), 2 + number) for number in range(3)]
+        return field_of("t", rows, replace(CONFIG, threshold=5.0), served)
+
+    assert not of(2).to_dict()["alarm"]
+    assert of(4).short.startswith("ALARM: fallen below 0.900 since 2026-03-07")  # version 4 serves, without a case
+    assert of(6).short.startswith("ALARM: fallen below 0.900 since 2026-03-07")
 
 
 def test_a_fallen_level_does_not_become_the_reference_by_lasting() -> None:

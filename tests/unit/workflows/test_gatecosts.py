@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from lib.ledger.rows import NewHuman
+from lib.taskfile import Task
 from lib.training.measure import CaseMetrics, LabelFigures
 from lib.workflows import gatecosts
 from lib.workflows.casecache import CaseCache, LazyCases
@@ -55,6 +56,65 @@ def test_a_golden_case_whose_series_left_the_archive_is_not_measured(services: S
     services.archive.delete_series(series)
     found = gatecosts.golden_changes(services, services.task(), (None, None), lambda share, message: None)
     assert isinstance(found[series], str)
+
+
+def told(services: Services, task: Task, golden: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, float | str]:
+    """What the gate hears of a golden series, with models that are alike."""
+    gate = replace(services.settings.gate, golden=(golden,))
+    settings = replace(services.settings, gate=gate)
+    alike = (CaseMetrics("case", {"ball": None, "cube": None}, 0.0),)
+    monkeypatch.setattr(gatecosts, "measured", lambda who, some, report: alike)
+    both = "before", "after"
+    return gatecosts.golden_changes(replace(services, settings=settings), task, both, lambda share, message: None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("refusal", [{"modalities": ("MR",)}, {"series_description": "^thorax"}])
+def test_a_golden_series_that_a_task_refuses_is_none_of_it(
+    services: Services, label: Label, monkeypatch: pytest.MonkeyPatch, refusal: dict[str, object]
+) -> None:
+    task = services.task()
+    other = replace(task, name="other", **refusal)
+    series = services.ledger.annotations.get(label("g", empty=True)).series_uid
+    assert told(services, other, series, monkeypatch) == {}
+    assert told(services, task, series, monkeypatch) == {series: 0.0}
+    # what is labelled for a task is kept to, whatever its file says by now
+    assert told(services, replace(task, **refusal), series, monkeypatch) == {series: 0.0}
+
+
+def test_a_golden_series_that_is_labelled_for_another_task_alone_is_that_one_s_and_the_log_says_so(
+    services: Services, label: Label, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    task = services.task()
+    other = replace(task, name="other")
+    series = services.ledger.annotations.get(label("g", empty=True)).series_uid
+    assert told(services, other, series, monkeypatch) == {}
+    assert (
+        f"golden series {series} is not looked at for task other, which could have it: "
+        f"it is labelled for {task.name} alone"
+    ) in caplog.text
+    assert told(services, task, series, monkeypatch) == {series: 0.0}
+
+
+def test_a_golden_series_whose_label_of_a_task_does_not_count_any_more_is_missed_by_that_task(
+    services: Services, label: Label, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task, annotations = services.task(), services.ledger.annotations
+    series = annotations.get(label("g", empty=True)).series_uid
+    mine = NewHuman(series, "other", "Ann", None, None, nothing_found=True)
+    annotations.reject(annotations.add_human(mine, accept=True), "rev", "a slip")
+    missed = {series: "it has no accepted label of task other"}
+    assert told(services, replace(task, name="other"), series, monkeypatch) == missed
+
+
+def test_a_golden_series_that_nobody_labelled_or_nobody_knows_is_missed_by_each_task_that_could_have_it(
+    services: Services, add_series: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = services.task()
+    for name in (task.name, "other"):
+        for series in (add_series("g"), "1.2.3"):
+            missed = {series: f"it has no accepted label of task {name}"}
+            assert told(services, replace(task, name=name), series, monkeypatch) == missed
+    assert told(services, replace(task, modalities=("MR",)), add_series("h"), monkeypatch) == {}
 
 
 class Clocked:

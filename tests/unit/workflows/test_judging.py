@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lib.core.errors import NotFound, WeightsUnavailable
+from lib.core.errors import LedgerUnavailable, NotFound, WeightsUnavailable
 from lib.inference.model import Manifest, build_network, save_model
+from lib.ledger.models import Models
 from lib.training.measure import CaseMetrics, LabelFigures
 from lib.workflows import gatecosts, judging
 from lib.workflows.anchors import contenders, line
@@ -44,6 +45,12 @@ def stub_of(
         return tuple(CaseMetrics("case", dict(zip(labels, row, strict=True)), 0.02) for row in figures)
 
     return measured
+
+
+def gate_rows(services: Services, version: int) -> list[Verdict]:
+    """What the audit trail has of the gate's verdicts on a version."""
+    rows = services.ledger.audit.list(subject=f"{services.task().name} {version}")
+    return [Verdict.from_dict(row.details) for row in rows if row.action == "model.gate"]
 
 
 def allowed() -> None:
@@ -364,6 +371,60 @@ def test_a_champion_that_another_took_over_from_meanwhile_is_not_replaced_unseen
     verdict = judge(0.88, patients=0, before=by_hand)
     assert (verdict.promote, verdict.champion) == (True, 1)
     assert services.registry.served(task.name) == (1, 3)
+
+
+@pytest.mark.parametrize("dice", [0.84, 0.76])
+def test_a_verdict_of_a_process_that_was_slow_and_went_on_stands_and_is_not_judged_again(
+    services: Services, judge, dice: float
+) -> None:
+    """It was held up behind its last look at its job, which this process has taken over."""
+    task = services.task()
+    slow = Verdict(True, "better, said the slow one", champion=1)
+
+    def tell(share: float, message: str) -> None:
+        if message == "comparing the challenger on the promotion patients":
+            promote(services, task, 2, slow.reason, {"gate": slow.to_dict()})
+
+    assert judge(0.80, dice, patients=6, tell=tell) == slow
+    assert judge.measurements == [(1, 6), (2, 6)]  # once: version 2 is not compared with itself
+    assert services.registry.served(task.name) == (1, 2)
+    rows = [(row.version, row.verdict, row.reason) for row in services.ledger.models.list(task.name)]
+    assert rows == [(2, "promoted", slow.reason)]
+    assert gate_rows(services, 2) == [slow]
+
+
+def test_a_version_that_a_person_promoted_meanwhile_is_told_as_promoted(services: Services, judge) -> None:
+    task = services.task()
+    verdict = judge(0.80, 0.84, patients=6, before=lambda: promote(services, task, 2, "by hand"))
+    assert (verdict.promote, verdict.reason) == (True, "by hand")
+    assert [row.verdict for row in services.ledger.models.list(task.name)] == ["promoted"]
+    assert gate_rows(services, 2) == []
+
+
+def test_a_verdict_that_found_no_room_in_the_ledger_is_in_no_audit_trail_and_the_one_that_counts_once(
+    services: Services, judge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = services.task()
+
+    def full(*_: object) -> int:
+        raise LedgerUnavailable("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Models, "begin", full)
+        with pytest.raises(LedgerUnavailable):
+            judge(0.80, 0.84, patients=6)
+    assert gate_rows(services, 2) == []
+    assert "gate" not in services.registry.get(task.name, 2).tags
+    settings = replace(services.settings, gate=replace(services.settings.gate, min_patients=50))
+    object.__setattr__(services, "settings", settings)  # so that the other attempt comes to another verdict
+    cache = CaseCache(services, task)
+    ids = accepted_ids(services, task, PromotionCases)
+    cases = collect(services, cache, PromotionCases, ids, lambda share, message: None)
+    exam = Exam(2, {}, None, CalibrationCases(cache, ()), cases)
+    verdict = decide(services, task, exam, lambda share, message: None)
+    assert not verdict.promote
+    assert decide(services, task, exam, lambda share, message: None) == verdict
+    assert gate_rows(services, 2) == [verdict]
 
 
 @pytest.mark.parametrize(("dice", "promoted"), [(0.80, False), (0.87, True)])

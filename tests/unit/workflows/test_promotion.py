@@ -6,6 +6,7 @@ import sys
 import textwrap
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -112,6 +113,96 @@ def test_a_rollback_that_was_left_open_goes_back_one_step_and_not_two(
         services.registry.rollback(task.name, 2)
     assert reconcile_promotions(services) == 1
     assert champion(services) == 2
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+def die_at(monkeypatch: pytest.MonkeyPatch, owner: object, name: str, done: bool) -> None:
+    """Let the process end in a call, before or after it has done what it does."""
+    act = getattr(owner, name)
+
+    def last(*arguments: object, **named: object) -> None:
+        if done:
+            act(*arguments, **named)
+        raise Killed
+
+    monkeypatch.setattr(owner, name, last)
+
+
+@pytest.mark.parametrize("done", [False, True])
+@pytest.mark.parametrize("step", ["memory", "alias"])
+def test_after_a_kill_at_any_step_of_a_rollback_the_next_one_does_not_go_to_what_was_left(
+    services: Services, add_model: Callable[..., int], monkeypatch: pytest.MonkeyPatch, step: str, done: bool
+) -> None:
+    task, registry = services.task(), services.registry
+    for _ in range(3):
+        promote(services, task, add_model(), "better")
+    steps = {"memory": (registry, "_remember"), "alias": (registry._client, "set_registered_model_alias")}
+    with monkeypatch.context() as patch:
+        die_at(patch, *steps[step], done)
+        with pytest.raises(Killed):
+            rollback(services, task, "by hand", 1)
+    assert reconcile_promotions(services) == 1
+    assert registry.served(task.name) == (1,)
+    with pytest.raises(Conflict, match="no earlier champion"):
+        rollback(services, task, "again")
+    promote(services, task, add_model(), "better")
+    assert registry.served(task.name) == (1, 4)
+
+
+@pytest.mark.parametrize("done", [False, True])
+def test_a_rollback_that_was_killed_at_its_end_is_not_done_twice(
+    services: Services, add_model: Callable[..., int], monkeypatch: pytest.MonkeyPatch, done: bool
+) -> None:
+    task, registry = services.task(), services.registry
+    for version in (1, 2, 1, 3):
+        promote(services, task, version if version <= len(registry.list(task.name)) else add_model(), "better")
+    with monkeypatch.context() as patch:
+        die_at(patch, registry, "rollback", done)
+        with pytest.raises(Killed):
+            rollback(services, task, "by hand", 1)
+    assert reconcile_promotions(services) == 1
+    assert champion(services) == 1
+    assert rollback(services, task, "further back").version == 2
+
+
+FIGURES = {"promote": True, "labels": [{"name": "ball", "lower": 0.01}]}
+
+
+@pytest.mark.parametrize("done", [False, True])
+@pytest.mark.parametrize("step", ["begin", "note", "add", "promote", "finish"])
+@pytest.mark.parametrize("decide", [promote, keep])
+def test_a_kill_at_any_step_of_a_decision_leaves_it_once_in_the_audit_trail_or_not_at_all(
+    services: Services,
+    add_model: Callable[..., int],
+    monkeypatch: pytest.MonkeyPatch,
+    decide: Callable[..., None],
+    step: str,
+    done: bool,
+) -> None:
+    task, ledger = services.task(), services.ledger
+    version = add_model()
+    owners = {"note": services.registry, "promote": services.registry, "add": type(ledger.audit)}
+    with monkeypatch.context() as patch:
+        die_at(patch, owners.get(step, type(ledger.models)), step, done)
+        with suppress(Killed):
+            decide(services, task, version, "decided", {"gate": FIGURES})
+    is_decided = (step, done) != ("begin", False)
+    reconcile_promotions(services)
+    reconcile_promotions(services)
+    assert len(verdicts(services)) == is_decided
+    assert services.registry.get(task.name, version).is_champion == (is_decided and decide is promote)
+    trail = [row for row in ledger.audit.list(subject=f"{task.name} {version}") if row.action == "model.gate"]
+    assert [(row.actor, row.details) for row in trail] == [("gate", FIGURES)] * is_decided
+    assert ("gate" in services.registry.get(task.name, version).tags) == is_decided
+
+
+def test_a_decision_by_hand_has_no_figures_of_the_gate(services: Services, add_model: Callable[..., int]) -> None:
+    promote(services, services.task(), add_model(), "by hand")
+    assert "gate" not in services.registry.get(services.task().name, 1).tags
+    assert [row for row in services.ledger.audit.list() if row.action == "model.gate"] == []
 
 
 def test_an_open_verdict_is_carried_out_before_a_newer_one(services: Services, add_model: Callable[..., int]) -> None:

@@ -8,8 +8,10 @@ import pytest
 
 from lib.core.errors import ArchiveUnavailable, InvalidInput, TrainingFailed
 from lib.inference.model import read_manifest
+from lib.ledger.jobreads import ALONE
 from lib.ledger.rows import JobRow
 from lib.workflows import retrain, retrain_fit
+from lib.workflows.jobs import RETRAIN
 from lib.workflows.plan import job_folder
 from lib.workflows.reportfiles import reports
 from lib.workflows.retrain import Outcome, Stopped, request_retrain, run_retrain
@@ -323,6 +325,10 @@ def test_progress_rises_through_the_stages_and_names_step_and_loss(
         "step 2 of 3, loss ",
     ):
         assert part in messages
+
+
+def test_trainings_are_of_a_kind_of_which_the_ledger_hands_out_one_at_a_time() -> None:
+    assert RETRAIN in ALONE
 
 
 def test_a_task_has_one_open_training_and_the_request_is_on_record(services: Services) -> None:

@@ -3,10 +3,12 @@
 import json
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from errno import ENOSPC
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import pytest
 import torch
@@ -17,12 +19,13 @@ from lib.inference.model import Manifest, build_network, read_manifest, save_mod
 from lib.ledger.models import Models
 from lib.ledger.rows import JobRow
 from lib.registry import folders
+from lib.taskfile import Task
 from lib.training.run import Run
 from lib.workflows import retrain, retrain_fit, retrain_job
 from lib.workflows.gate import Verdict
 from lib.workflows.heartbeat import Stopped
-from lib.workflows.morning import CURVES
-from lib.workflows.plan import PLAN, job_folder
+from lib.workflows.morning import CURVES, Night
+from lib.workflows.plan import PLAN, Plan, job_folder
 from lib.workflows.promotion import promote
 from lib.workflows.reportfiles import report_file, reports
 from lib.workflows.retrain import Outcome, request_retrain, run_retrain
@@ -79,6 +82,18 @@ def take(services: Services, **params: object) -> JobRow:
 
 def run(services: Services, job: JobRow) -> Outcome:
     return run_retrain(services, job, lambda share, message: None, Event())
+
+
+def elsewhere(services: Services, var: Path) -> Services:
+    """The rooms of another machine: ledger, registry and archive are shared, the state folder is its own."""
+    var.mkdir()
+    return replace(services, settings=replace(services.settings, var=var))
+
+
+def gate_rows(services: Services, version: int) -> list[Mapping[str, Any]]:
+    """What the audit trail has of the gate's verdicts on a version."""
+    rows = services.ledger.audit.list(subject=f"{services.task().name} {version}")
+    return [row.details for row in rows if row.action == "model.gate"]
 
 
 def damage(path: Path) -> None:
@@ -263,11 +278,14 @@ def test_a_ledger_without_room_for_the_verdict_leaves_the_champion_and_the_next_
     assert "disk is full" in row.error
     task = services.task()
     assert [(v.version, v.is_champion) for v in services.registry.list(task.name)] == [(2, False), (1, True)]
+    assert gate_rows(services, 2) == []
     again = services.ledger.jobs.take(("retrain",), "worker", 60)
     assert again is not None
-    assert work_on(services, again).state == "done"
+    row = work_on(services, again)
+    assert row.state == "done"
     assert len(services.registry.list(task.name)) == 2
     assert steps == [0, 1, 2]
+    assert [Verdict.from_dict(details).reason for details in gate_rows(services, 2)] == [row.result["reason"]]
 
 
 @pytest.mark.usefixtures("quiet")
@@ -302,6 +320,85 @@ def test_a_run_whose_end_was_not_recorded_is_retaken_and_does_nothing_again(
     assert steps == [0, 1, 2]
     assert (second.version, second.promoted, second.metrics) == (first.version, first.promoted, first.metrics)
     assert len([row for row in services.ledger.models.list(services.task().name) if row.version == 2]) == 1
+
+
+@pytest.fixture
+def nights(monkeypatch: pytest.MonkeyPatch) -> list[Night]:
+    """What the morning reports would be about; none is written."""
+    seen: list[Night] = []
+    monkeypatch.setattr(retrain_fit, "log_retraining", lambda *_: None)
+    monkeypatch.setattr(retrain, "morning_report", lambda services, night, tell: seen.append(night))
+    return seen
+
+
+def test_another_machine_judges_the_version_that_a_dead_one_registered_and_trains_nothing(
+    services: Services,
+    champion: Path,
+    label: Label,
+    steps: list[int],
+    nights: list[Night],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def die(*_: object) -> None:
+        raise Killed
+
+    task, job = services.task(), take(services)
+    with monkeypatch.context() as patch:
+        patch.setattr(retrain, "decide", die)
+        with pytest.raises(Killed):
+            run(services, job)
+    registered = read_manifest(services.registry.path(task.name, 2))
+    services.registry.note(task.name, 2, "line", "ahead")  # a new plan would start from it
+    label("p9", seed=9)  # and learn from this
+    steps.clear()
+    outcome = run(elsewhere(services, tmp_path / "other"), job)
+    assert steps == []
+    assert (outcome.version, outcome.start) == (2, 1)
+    assert (outcome.training, outcome.metrics) == (3, registered.metrics)
+    assert [version.version for version in services.registry.list(task.name)] == [2, 1]
+    (night,) = nights
+    assert night.planned == night.learned == registered.annotations
+
+
+def test_a_run_that_was_overtaken_while_it_trained_tells_of_the_version_that_was_registered_first(
+    services: Services,
+    champion: Path,
+    nights: list[Night],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    task, job, train = services.task(), take(services), retrain_fit.train_model
+    ours: list[str] = []
+
+    def train_slowly(services: Services, task: Task, job: JobRow, plan: Plan, *rest: Any) -> Path:
+        model = train(services, task, job, plan, *rest)
+        ours.append(read_manifest(model).sha256)
+        theirs = Manifest.describe(task, 5, {"mean_dice": 0.25}, plan.training[:2])
+        save_model(tmp_path / "theirs", theirs, build_network(task.network, task.schema).state_dict())
+        tags = {"start": "fresh weights"}
+        services.registry.register(task.name, tmp_path / "theirs", theirs.metrics, tags, plan.key)
+        return model
+
+    monkeypatch.setattr(retrain, "train_model", train_slowly)
+    outcome = run(services, job)
+    registered = read_manifest(services.registry.path(task.name, 2))
+    assert registered.sha256 not in ours
+    assert (outcome.version, outcome.start, outcome.training) == (2, None, 2)
+    assert outcome.metrics == {"mean_dice": 0.25}
+    (night,) = nights
+    assert night.planned == night.learned == registered.annotations
+
+
+def test_a_run_that_goes_on_in_its_own_folder_knows_what_it_could_not_learn_from(
+    services: Services, champion: Path, nights: list[Night]
+) -> None:
+    task, job = services.task(), take(services)
+    ids = [row.id for row in services.ledger.annotations.accepted(task.name) if row.id < 4]
+    services.archive.delete_series(services.ledger.annotations.get(ids[2]).series_uid)
+    run(services, job)  # and killed before the ledger heard of it
+    run(services, job)
+    assert [(night.planned, night.learned) for night in nights] == [(tuple(ids), tuple(ids[:2]))] * 2
 
 
 @pytest.mark.usefixtures("quiet")

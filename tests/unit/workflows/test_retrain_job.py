@@ -2,14 +2,17 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 import torch
 
-from lib.core.errors import ClusterUnavailable, LedgerUnavailable
+from lib.core.errors import ClusterUnavailable, LedgerUnavailable, OutOfMemory
+from lib.ledger.book import utc_now
+from lib.ledger.ledger import Ledger
 from lib.ledger.rows import JobRow
-from lib.workflows import retrain_job
+from lib.workflows import retrain, retrain_job
 from lib.workflows.heartbeat import Heartbeat
 from lib.workflows.plan import job_folder
 from lib.workflows.retrain import Stopped, request_retrain
@@ -60,6 +63,34 @@ def test_a_job_that_meets_an_absent_cluster_waits_for_it_and_no_attempt_is_count
     row = work_on(services, job)
     assert (row.state, row.attempts, row.error) == ("queued", 0, "a Ray cluster must answer at head:6379")
     assert services.ledger.jobs.take(("retrain",), "worker", 60) is None  # it rests
+
+
+def test_a_card_that_is_full_when_the_gate_measures_costs_an_attempt_and_not_the_verdict(
+    services: Services, job: JobRow, label: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for patient, split in (("p1", "pool"), ("p2", "pool"), ("c1", "calibration")):
+        label(patient, split)
+    task = services.task()
+    with monkeypatch.context() as patched:
+        patched.setattr(retrain, "decide", full)
+        row = work_on(services, job)
+    assert (row.state, row.attempts, row.error) == ("queued", 1, "no memory to predict 8 slices")
+    assert services.ledger.models.list(task.name) == []
+    assert [model.version for model in services.registry.list(task.name)] == [1]
+    monkeypatch.setattr(retrain, "train_model", full)  # nothing is trained again
+    url = services.settings.ledger.resolved_url(services.settings.var)
+    rested = replace(services, ledger=Ledger(url, lambda: utc_now() + timedelta(minutes=1)))
+    again = rested.ledger.jobs.take(("retrain",), "worker", 60)
+    assert again is not None
+    row = work_on(rested, again)
+    assert (row.state, row.result["version"], row.result["promoted"]) == ("done", 1, True)
+    assert [model.version for model in services.registry.list(task.name)] == [1]
+    assert [verdict.verdict for verdict in services.ledger.models.list(task.name)] == ["promoted"]
+
+
+def full(*_: object) -> None:
+    """Stands for a predictor on a card that drafts have filled."""
+    raise OutOfMemory("no memory to predict 8 slices")
 
 
 def test_a_training_is_held_to_its_share_of_the_device_before_it_begins(

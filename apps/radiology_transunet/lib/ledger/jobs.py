@@ -93,7 +93,8 @@ class Jobs(Book):
     def take(self, kinds: Sequence[str], worker: str, lease_s: float) -> JobRow | None:
         """Take the first job of the first kind that has one: queued, or left by a worker that is silent.
 
-        A job that was taken `max_attempts` times and left each time fails.
+        A job that was taken `max_attempts` times and left each time fails. Of a kind in `ALONE` nothing is taken while
+        another job of it, of whatever task, is in the hands of a worker that is not silent.
 
         Args:
             kinds: kinds of jobs, the preferred first.

@@ -7,8 +7,8 @@ and aliases holds another one for an instant; readers wait for neither. Who deci
 the decision's first trace to its last, see `switching`, and never waits for a copy.
 
 The alias `champion` is the truth of what serves a task. The versions that served before are remembered in a tag of the
-task's model, which is written before the alias: an entry that equals the champion is the trace of a promotion that was
-interrupted, and counts as nothing.
+task's model, which is written before the alias: an entry that equals the champion is the trace of a rollback, or of a
+promotion that was interrupted, and counts as nothing.
 """
 
 import json
@@ -174,7 +174,10 @@ class Registry:
         with exclusive(self._models):
             before = self._champion_number(task)
             if before != version:
-                self._remember(task, self._former(task) + (() if before is None else (before,)))
+                former = self._former(task)
+                if before is not None and former[-1:] != (before,):
+                    former = (*former, before)
+                self._remember(task, former)
                 call(lambda: self._client.set_registered_model_alias(task, CHAMPION, str(version)))
             return before
 
@@ -210,13 +213,14 @@ class Registry:
         """
         self.get(task, to)
         with exclusive(self._models):
-            former = self._former(task)
-            if self._champion_number(task) != to:
+            former, champion = self._former(task), self._champion_number(task)
+            if champion != to:
                 if to not in former:
-                    raise Conflict(f"version {to} of task {task} must be one that served before, got {list(former)}")
-                call(lambda: self._client.set_registered_model_alias(task, CHAMPION, str(to)))
+                    before = [number for number in former if number != champion]
+                    raise Conflict(f"version {to} of task {task} must be one that served before, got {before}")
                 newest = max(index for index, number in enumerate(former) if number == to)
-                self._remember(task, former[:newest])
+                self._remember(task, former[: newest + 1])  # with `to`: who dies before the alias can do this again
+                call(lambda: self._client.set_registered_model_alias(task, CHAMPION, str(to)))
         return self.get(task, to)
 
     def _version(self, task: str, version: int, champion: int | None) -> ModelVersion:

@@ -1,4 +1,4 @@
-"""Has a level fallen? A one-sided CUSUM chart whose reference starts anew with each period. Pure."""
+"""Has a level fallen? A one-sided CUSUM chart whose reference starts anew with each period of enough values. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -31,7 +31,8 @@ class Cusum:
         reference: mean of the first values of its period.
         spread: their standard deviation, at least `SMALLEST_SPREAD`.
         period: number of the period that the reference is of, counted from 0.
-        sums: one for each value that was held against it, in standard deviations; 0 = at the reference or above.
+        sums: one for each value that was held against it, of whatever periods, in standard deviations; 0 = at the
+            reference or above.
         threshold: a sum above it is an alarm.
         since: number of the value with which the present alarm began, counted from 0 over all values; None = no alarm.
     """
@@ -42,6 +43,11 @@ class Cusum:
     sums: tuple[float, ...]
     threshold: float
     since: int | None
+
+    @property
+    def last(self) -> float:
+        """The sum by now."""
+        return self.sums[-1] if self.sums else 0.0
 
     @property
     def alarm(self) -> bool:
@@ -57,9 +63,12 @@ def falling(periods: Sequence[Period], first: int, slack: float, threshold: floa
     once in about 930 values, and one that falls by a standard deviation is found after about 10, where mean and spread
     are known; from few first values they are not, and alarms come more often.
 
-    With each period the sum starts at 0, and its first values become the reference. Until it has them, an inheriting
-    period is held against the reference before, so that no version is unwatched; when that gives an alarm, it stays in
-    force: a fallen level does not become the reference by lasting.
+    The first values of each period become the reference, with which the sum starts at 0. Until it has them, an
+    inheriting period is held against the reference before, and the sum goes on: one reference is one chart, however
+    many versions are held against it. Would each start at 0, frequent ones would all end before their sum is an alarm.
+    Of an alarm a new period inherits the threshold and no more. So it stands until there is a value, goes on at once
+    where that is low again, and ends within few that are as they should be, however long it had lasted. While it stands
+    its reference stays in force: a fallen level does not become the reference by lasting.
 
     Args:
         periods: in the order of time.
@@ -73,24 +82,25 @@ def falling(periods: Sequence[Period], first: int, slack: float, threshold: floa
     chart: Cusum | None = None
     before = 0
     for number, period in enumerate(periods):
-        chart = replace(chart, sums=(), since=None) if chart is not None and period.inherits else None
+        chart = chart if period.inherits else None
         if chart is not None:
-            chart = _went_on(chart, period.values[:first], before, slack)
+            chart = _went_on(chart, period.values[:first], before, slack, min(chart.last, threshold))
         if len(period.values) >= first and not (chart and chart.alarm):
             own = period.values[:first]
             chart = Cusum(fmean(own), max(stdev(own), SMALLEST_SPREAD), number, (), threshold, None)
         if chart is not None:
-            chart = _went_on(chart, period.values[first:], before + first, slack)
+            chart = _went_on(chart, period.values[first:], before + first, slack, chart.last)
         before += len(period.values)
     return chart
 
 
-def _went_on(chart: Cusum, values: Sequence[float], at: int, slack: float) -> Cusum:
-    """The chart with more values, the first of them of that number."""
+def _went_on(chart: Cusum, values: Sequence[float], at: int, slack: float, total: float) -> Cusum:
+    """The chart with more values, the first of them of that number, on top of that sum."""
     sums, since = list(chart.sums), chart.since
     for number, value in enumerate(values, start=at):
-        sums.append(max(0.0, (sums[-1] if sums else 0.0) + (chart.reference - value) / chart.spread - slack))
-        if sums[-1] <= chart.threshold:
+        total = max(0.0, total + (chart.reference - value) / chart.spread - slack)
+        sums.append(total)
+        if total <= chart.threshold:
             since = None
         elif since is None:
             since = number

@@ -1,7 +1,8 @@
 """Is a retraining due? The rules are pure; figures in, answer and reason out.
 
-New labels make a training due: enough of them, or a few that have waited long. Labels that a finished training has seen
-without a promotion make none due: the same night would end the same way.
+New labels make a training due: enough of them, or a few that have waited long, since the last training or, before the
+first one, since the version that serves was registered. Labels that a finished training has seen without a promotion
+make none due: the same night would end the same way.
 """
 
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from lib.core.errors import ManifestMismatch, NotFound
 from lib.ledger.rows import AnnotationRow, JobRow
+from lib.registry.versions import ModelVersion
 from lib.taskfile import Task
 from lib.workflows.config import RetrainConfig
 from lib.workflows.jobs import RETRAIN
@@ -34,6 +36,7 @@ class Standing:
         champion: version that serves, None when none does.
         days: since the last finished training was asked for; None before the first one.
         open_job: id of a training that is queued or running, or None.
+        age: days since the champion was registered; None when none serves.
     """
 
     labels: int
@@ -42,6 +45,14 @@ class Standing:
     champion: int | None
     days: float | None
     open_job: int | None = None
+    age: float | None = None
+
+    @property
+    def waited(self) -> tuple[float, str]:
+        """Days for which new labels may have waited at most, and since when, in words."""
+        if self.days is not None:
+            return self.days, "the last training"
+        return self.age or 0.0, f"version {self.champion} was registered, which no training has followed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +88,9 @@ def decide(standing: Standing, config: RetrainConfig) -> Due:
     figures = f"{standing.new} accepted labels that version {standing.champion} has not learned from"
     if standing.new >= config.min_new:
         return Due(True, f"{figures}; {config.min_new} make it due")
-    if standing.days is None:
-        return Due(False, f"{figures}; {config.min_new} make it due")
-    waited = f"{standing.days:.1f} days since the last training"
-    if config.max_days and standing.days >= config.max_days:
+    days, event = standing.waited
+    waited = f"{days:.1f} days since {event}"
+    if config.max_days and days >= config.max_days:
         return Due(True, f"{figures}, {waited}; {config.max_days:g} days make it due")
     by_time = f" or {config.max_days:g} days" if config.max_days else ""
     return Due(False, f"{figures}, {waited}; {config.min_new} labels{by_time} make it due")
@@ -95,6 +105,7 @@ def standing(services: Services, task: Task) -> Standing:
     """What the rules look at, from ledger and registry."""
     jobs = services.ledger.jobs.list(kind=RETRAIN, task=task.name)  # the newest first
     last = next((job for job in jobs if job.state == "done"), None)
+    now = services.ledger.jobs.clock()
     champion, learned = _champion(services, task)
     labels = services.ledger.annotations.accepted(task.name, POOL)
     new = [row for row in labels if row.id not in learned]
@@ -102,13 +113,14 @@ def standing(services: Services, task: Task) -> Standing:
         labels=len(labels),
         new=len(new),
         unseen=len(_since(new, last)),
-        champion=champion,
-        days=(services.ledger.jobs.clock() - last.created_at).total_seconds() / DAY_S if last else None,
+        champion=None if champion is None else champion.version,
+        days=None if last is None else _days(last.created_at, now),
         open_job=next((job.id for job in jobs if job.state in OPEN), None),
+        age=None if champion is None else _days(champion.created_at, now),
     )
 
 
-def _champion(services: Services, task: Task) -> tuple[int | None, frozenset[int]]:
+def _champion(services: Services, task: Task) -> tuple[ModelVersion | None, frozenset[int]]:
     """The version that serves and the annotations that it learned from; none where its manifest cannot be read."""
     from lib.inference.model import read_manifest
 
@@ -119,9 +131,13 @@ def _champion(services: Services, task: Task) -> tuple[int | None, frozenset[int
     if model is None:
         return None, frozenset()
     try:
-        return model.version, frozenset(read_manifest(model.folder).annotations)
+        return model, frozenset(read_manifest(model.folder).annotations)
     except (NotFound, ManifestMismatch):
-        return model.version, frozenset()
+        return model, frozenset()
+
+
+def _days(start: datetime, end: datetime) -> float:
+    return (end - start).total_seconds() / DAY_S
 
 
 def _since(rows: "Sequence[AnnotationRow]", last: JobRow | None) -> "list[AnnotationRow]":

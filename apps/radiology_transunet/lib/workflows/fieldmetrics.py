@@ -209,7 +209,9 @@ def _in_force(periods: Sequence[Period], chart: Cusum | None, first: int) -> str
         return words
     if len(last.values) < first:
         return f"{words}; {last.name}: {so_far} for a reference of its own"
-    return f"{words}; {last.name}: no reference of its own before the alarm is acknowledged"
+    if chart.alarm:
+        return f"{words}; {last.name}: no reference of its own before the alarm is acknowledged"
+    return f"{words}; {last.name}: no reference of its own, as there was an alarm when it had {first} cases"
 
 
 def _subject(task: Task) -> str:

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lib.core.errors import InvalidInput, NotFound
+from lib.ledger.rows import AnnotationRow
 from lib.taskfile import Task
 from lib.workflows.casecache import CaseCache, LazyCases
+from lib.workflows.collect import HUMAN
 from lib.workflows.paired import FloatArray, right_where_empty
 from lib.workflows.services import Services
 
@@ -48,22 +50,43 @@ def dice_of(cases: "Sequence[CaseMetrics]", labels: Sequence[str]) -> FloatArray
 
 
 def golden_changes(services: Services, task: Task, predictors: Both, tell: Tell) -> dict[str, float | str]:
-    """By series of the golden ones, the largest loss of Dice of a label, challenger minus champion.
+    """By series of the task's golden ones, the largest loss of Dice of a label, challenger minus champion.
 
     In its place stands why, in words, where it cannot be measured: nobody labelled the series, or it cannot be read.
+    The setting is of all tasks: a series that is for others alone is no golden one of this task and left out.
     """
     found: dict[str, float | str] = {}
     for series_uid in services.settings.gate.golden:
+        accepted = services.ledger.annotations.list(task.name, "accepted", series_uid, limit=1)
+        if not accepted and _is_for_others(services, task, series_uid):
+            continue
         try:
-            found[series_uid] = _change(services, task, predictors, series_uid, tell)
+            found[series_uid] = _change(services, task, predictors, series_uid, accepted, tell)
         except (NotFound, InvalidInput) as error:
             logger.warning("golden series %s cannot be measured: %s", series_uid, error)
             found[series_uid] = str(error)
     return found
 
 
-def _change(services: Services, task: Task, predictors: Both, series_uid: str, tell: Tell) -> float:
-    accepted = services.ledger.annotations.list(task.name, "accepted", series_uid, limit=1)
+def _is_for_others(services: Services, task: Task, series_uid: str) -> bool:
+    """Whether a task refuses a series that it has no label of, or people have labelled it for other tasks alone.
+
+    Who had labelled it for this task as well, whatever became of that label, wants this task to keep to it.
+    """
+    if any(task.why_not(row.modality, row.description) for row in services.ledger.series.some([series_uid])):
+        return True
+    drawn = [row for row in services.ledger.annotations.list(series_uid=series_uid, limit=None) if row.origin == HUMAN]
+    others = sorted({row.task for row in drawn if row.status == "accepted"})
+    if not others or any(row.task == task.name for row in drawn):
+        return False
+    words = "golden series %s is not looked at for task %s, which could have it: it is labelled for %s alone"
+    logger.warning(words, series_uid, task.name, ", ".join(others))
+    return True
+
+
+def _change(
+    services: Services, task: Task, predictors: Both, series_uid: str, accepted: "Sequence[AnnotationRow]", tell: Tell
+) -> float:
     if not accepted:
         raise NotFound(f"it has no accepted label of task {task.name}")
     cases = LazyCases(CaseCache(services, task), accepted)

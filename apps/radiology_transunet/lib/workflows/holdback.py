@@ -1,10 +1,11 @@
 """Labels that look like a mistake: a reviewer looks at them before anything learns from them.
 
 Three kinds are told from the label, its image and the draft that it corrects: one that is empty although something was
-to be expected, one with a label beside the patient, and one that agrees with the draft nowhere, as a label of another
-series would. Each may be meant, so nothing is refused: the reason is kept with the label and told to whoever saved it.
-A model that draws at the wrong place does not hold back all corrections: once reviewers have released some labels that
-agree with its drafts nowhere, its drafts are not believed any more.
+to be expected, one with a label beside the patient, and one that agrees with the draft nowhere, in place or in name, as
+a label of another series would. Each may be meant, so nothing is refused: the reason is kept with the label and told to
+whoever saved it. A model that draws at the wrong place, or under the wrong names, does not hold back all corrections:
+once reviewers have released some labels that agree with its drafts nowhere, its drafts are not believed in that any
+more.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -45,8 +46,9 @@ def why_held(
         return _why_not_empty(task, draft) if config.hold_empty else ""
     if beside := _beside_the_body(config, volume, mask):
         return beside
-    unlike = _unlike_the_draft(config, mask, draft, agreement)
-    return "" if unlike and _disbelieved(config, earlier()) else unlike
+    shared, unlike = _unlike_the_draft(config, mask, draft, agreement)
+    disproved = _places_disproved if shared else _names_disproved
+    return "" if unlike and disproved(config, earlier()) else unlike
 
 
 def advice(annotation_id: int, reason: str) -> str:
@@ -76,27 +78,45 @@ def _beside_the_body(config: ReviewConfig, volume: Volume, mask: Mask) -> str:
 
 def _unlike_the_draft(
     config: ReviewConfig, mask: Mask, draft: AnnotationRow | None, agreement: Mapping[str, float]
-) -> str:
-    if draft is None:
-        return ""
+) -> tuple[Mapping[str, float], str]:
+    """Dice of the labels that both show, and in which words they differ everywhere; "" when they do not."""
+    there = {} if draft is None else {name: count for name, count in draft.voxels.items() if count}
+    if not there or not agreement:
+        return NONE, ""
     here = mask.voxels()
-    shared = {name: dice for name, dice in agreement.items() if here.get(name) and draft.voxels.get(name)}
-    if not shared or max(shared.values()) > config.min_draft_dice:
-        return ""
+    shared = {name: dice for name, dice in agreement.items() if here.get(name) and name in there}
+    if max(shared.values(), default=0.0) > config.min_draft_dice:
+        return shared, ""
     figures = _names(f"{name} (Dice {dice:.2f})" for name, dice in shared.items())
-    return f"it differs from the draft everywhere: {figures}; is it of another series, or are names exchanged?"
+    apart = f"the draft shows {_names(there)}, the label {_names(name for name, count in here.items() if count)}"
+    words = f"{figures or apart}; is it of another series, or are names exchanged?"
+    return shared, f"it differs from the draft everywhere: {words}"
 
 
-def _disbelieved(config: ReviewConfig, earlier: Sequence[CorrectionRow]) -> bool:
-    """Whether enough labels that count, and half of all, agree nowhere with the drafts of a model version.
+def _places_disproved(config: ReviewConfig, earlier: Sequence[CorrectionRow]) -> bool:
+    """Whether enough labels that count, and half of all, agree nowhere with what the drafts of a model version share.
 
     What draft and label do not both show is missed or invented, which tells nothing of the place of a draft.
     """
     best: dict[int, float] = {}
     for row in (row for row in earlier if row.is_shared):
         best[row.annotation_id] = max(row.dice, best.get(row.annotation_id, -1.0))
-    unlike = sum(dice <= config.min_draft_dice for dice in best.values())
-    return unlike >= config.disbelieve_after and 2 * unlike >= len(best)
+    return _is_common(config, sum(dice <= config.min_draft_dice for dice in best.values()), len(best))
+
+
+def _names_disproved(config: ReviewConfig, earlier: Sequence[CorrectionRow]) -> bool:
+    """Whether enough labels that count, and half of all, have no name in common with the drafts of a model version.
+
+    One name alone is missed or invented, not taken for another one.
+    """
+    shared: dict[int, list[bool]] = {}
+    for row in earlier:
+        shared.setdefault(row.annotation_id, []).append(row.is_shared)
+    return _is_common(config, sum(len(names) > 1 and not any(names) for names in shared.values()), len(shared))
+
+
+def _is_common(config: ReviewConfig, unlike: int, of: int) -> bool:
+    return unlike >= config.disbelieve_after and 2 * unlike >= of
 
 
 def _names(words: Iterable[str]) -> str:

@@ -41,5 +41,5 @@ def score_key(task: str) -> str:
 
 
 def retrain_key(task: str) -> str:
-    """One training of a task at a time."""
+    """One open training a task; of all tasks the ledger hands out one at a time, see `jobreads.ALONE`."""
     return f"{RETRAIN}:{task}"

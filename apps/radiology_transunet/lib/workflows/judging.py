@@ -4,11 +4,9 @@ The verdict with all its figures stands with the version in the registry, in the
 the audit trail, whichever way it goes. One that was given is not given again.
 """
 
-import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -68,8 +66,8 @@ class Opponent:
     misfit: str = ""
 
 
-class ChampionChanged(Conflict):
-    """Another version came to serve while a challenger was held against the champion."""
+class Overtaken(Conflict):
+    """While a challenger was judged, another process gave a verdict on it, or another version came to serve."""
 
 
 def decide(
@@ -91,19 +89,18 @@ def decide(
         hold: called right before anything of the verdict is recorded; raises when whoever asks is not to decide any
             more, and nothing is.
     """
-    given = _given(services, task, exam.version)
-    while given is None:
+    while (given := _given(services, task, exam.version)) is None:
         opponent = find_opponent(services, task)
         verdict = _judge(services, task, exam, opponent, tell)
         if verdict.promote:
             before_serving()
         try:
             _carry_out(services, task, exam, opponent, verdict, hold)
-        except ChampionChanged as error:
-            logger.warning("task %s version %d is judged anew: %s", task.name, exam.version, error)
+        except Overtaken as error:
+            logger.warning("a verdict on task %s version %d does not count: %s", task.name, exam.version, error)
         else:
             logger.info("task %s version %d: %s", task.name, exam.version, verdict.reason)
-            given = verdict
+            return verdict
     return given
 
 
@@ -133,31 +130,31 @@ def _carry_out(
     Where the challenger does not, and the champion cannot, the version that was compared with serves again.
 
     Raises:
-        ChampionChanged: the champion is another one by now, and the verdict says nothing of it.
+        Overtaken: a verdict was given already, by a process that was slow and went on; or the champion is another one
+            by now, and the verdict says nothing of it.
     """
-    figures = verdict.to_dict()
+
+    def undecided() -> None:
+        hold()
+        if (given := _given(services, task, exam.version)) is not None:
+            raise Overtaken(f"a verdict was given meanwhile: {given.reason}")
 
     def require() -> None:
-        hold()
+        undecided()
         now = (services.registry.served(task.name) or (None,))[-1]
         if now != opponent.serving:
-            raise ChampionChanged(f"version {now} serves by now, compared was with version {opponent.serving}")
+            raise Overtaken(f"version {now} serves by now, compared was with version {opponent.serving}")
 
-    def recorded(check: Callable[[], None]) -> None:
-        check()
-        services.registry.note(task.name, exam.version, GATE, json.dumps(figures))
-        services.ledger.audit.add("gate", "model.gate", f"{task.name} {exam.version}", figures)
-
-    metrics = {**exam.metrics, GATE: figures}
+    metrics = {**exam.metrics, GATE: verdict.to_dict()}
     if verdict.promote:
-        return promote(services, task, exam.version, verdict.reason, metrics, partial(recorded, require))
+        return promote(services, task, exam.version, verdict.reason, metrics, require)
     if opponent.misfit and opponent.found is not None:
         rollback(services, task, verdict.reason, opponent.found[0].version, require)
-    keep(services, task, exam.version, verdict.reason, metrics, partial(recorded, hold))
+    keep(services, task, exam.version, verdict.reason, metrics, undecided)
 
 
 def _given(services: Services, task: Task, version: int) -> Verdict | None:
-    """The verdict that an earlier attempt came to."""
+    """The verdict that another attempt came to, or a person by hand."""
     for row in services.ledger.models.list(task.name):
         if row.version == version and row.verdict in (PROMOTED, KEPT):
             figures = row.metrics.get(GATE)

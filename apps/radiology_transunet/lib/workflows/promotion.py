@@ -1,11 +1,13 @@
 """The switch from one model to the next, across ledger and registry.
 
-The ledger's row is written first and stays open until the alias has moved; the alias is the truth. Whoever switches,
-and every start, first completes what a killed process left open, so that an old decision never comes after a newer one.
+The ledger's row is written first and stays open until the gate's figures are on record and the alias has moved; the
+alias is the truth. Whoever switches, and every start, first completes what a killed process left open, so that an old
+decision never comes after a newer one.
 All that happens under one lock of all processes, from before the row to after the alias: a process that is slow between
 both is waited for, and never comes late with what it decided.
 """
 
+import json
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -21,6 +23,9 @@ logger = logging.getLogger(__name__)
 PROMOTED = "promoted"
 KEPT = "kept"
 ROLLBACK = "rollback"
+GATE_ROW = "model.gate"
+"""Action of the row in the audit trail that has the gate's figures; a version has one."""
+MOST_ROWS = 1000
 
 
 def promote(
@@ -51,6 +56,7 @@ def promote(
         _require_fits(services, task, version)
         require()
         row_id = services.ledger.models.begin(task.name, version, PROMOTED, reason, metrics or {})
+        _record(services, task.name, version, metrics or {})
         services.registry.promote(task.name, version)
         services.ledger.models.finish(row_id)
 
@@ -97,7 +103,9 @@ def keep(
     with services.registry.switching():
         _reconcile(services, task.name)
         require()
-        services.ledger.models.finish(services.ledger.models.begin(task.name, version, KEPT, reason, metrics))
+        row_id = services.ledger.models.begin(task.name, version, KEPT, reason, metrics)
+        _record(services, task.name, version, metrics)
+        services.ledger.models.finish(row_id)
 
 
 def reconcile_promotions(services: Services, task_name: str | None = None) -> int:
@@ -118,11 +126,12 @@ def _reconcile(services: Services, task_name: str | None) -> int:
 
 
 def _complete(services: Services, row: VerdictRow) -> None:
-    """Move the alias where the row says, unless it is there."""
+    """Record what the row decides, and move the alias where it says, as far as neither is done."""
     serving = [model.version for model in services.registry.list(row.task) if model.is_champion]
-    if row.verdict == KEPT or row.version in serving:
-        return
     try:
+        _record(services, row.task, row.version, row.metrics)
+        if row.verdict == KEPT or row.version in serving:
+            return
         if row.verdict == ROLLBACK:
             services.registry.rollback(row.task, row.version)
         else:
@@ -130,6 +139,21 @@ def _complete(services: Services, row: VerdictRow) -> None:
     except (NotFound, Conflict) as error:
         what = f"{row.verdict} of version {row.version} of task {row.task}"
         logger.error("what a killed process left open cannot be completed: %s: %s", what, error)
+
+
+def _record(services: Services, task_name: str, version: int, metrics: Mapping[str, Any]) -> None:
+    """Let the gate's figures, where it decided, stand with the version and once in the audit trail.
+
+    Only after the ledger's row: so the trail has what was decided, whoever died meanwhile and whoever judged anew.
+    """
+    from lib.workflows.anchors import GATE  # which imports this module
+
+    figures, subject = metrics.get(GATE), f"{task_name} {version}"
+    if figures is None:
+        return
+    services.registry.note(task_name, version, GATE, json.dumps(figures))
+    if all(row.action != GATE_ROW for row in services.ledger.audit.list(MOST_ROWS, subject)):
+        services.ledger.audit.add("gate", GATE_ROW, subject, figures)
 
 
 def _require_fits(services: Services, task: Task, version: int) -> None:

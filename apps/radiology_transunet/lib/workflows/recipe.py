@@ -59,7 +59,7 @@ def head_of(services: Services, task: Task, versions: Sequence[ModelVersion]) ->
     """
     rows = services.ledger.models.list(task.name, limit=1000)
     served = {row.version for row in rows if row.verdict == PROMOTED}
-    starts = {version.version: _start_number(version) for version in versions}
+    starts = {version.version: start_number(version) for version in versions}
     for version in versions:
         if version.is_champion:
             return version if _fits(version, task) else None
@@ -105,7 +105,7 @@ def learned_before(services: Services, task: Task, start: int | None) -> tuple[i
             learned.update(manifest.annotations, manifest.inherited)
         except (NotFound, ManifestMismatch) as error:
             logger.warning("what version %d of task %s learned from is not known: %s", start, task.name, error)
-        start = _start_number(versions[start])
+        start = start_number(versions[start])
     return tuple(sorted(learned))
 
 
@@ -189,7 +189,7 @@ def _champion_in(versions: Sequence[ModelVersion]) -> int | None:
     return next((version.version for version in versions if version.is_champion), None)
 
 
-def _start_number(version: ModelVersion) -> int | None:
+def start_number(version: ModelVersion) -> int | None:
     """The version that one went on from; None = fresh weights."""
     start = version.tags.get(START, FRESH)
     return None if start == FRESH else int(start.removeprefix(VERSION))

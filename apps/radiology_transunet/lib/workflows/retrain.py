@@ -3,7 +3,8 @@
 A run can be killed at any line and goes on in its folder, var/jobs/<job id>: the plan (which annotations, which seed)
 is written first, then the network's checkpoint, then the finished model with its manifest; the version is registered
 under the plan's key, and a verdict that was given is not given again. The folder goes once the ledger says that the job
-is done, never before: what is retaken after a kill must find it.
+is done, never before: what is retaken after a kill must find it. Another machine has no such folder, but finds the
+version under that key: what is registered is not trained again, and is judged and told of as it is, whoever made it.
 
 A run starts from the champion, shrunk towards fresh weights, when it fits the task (labels, preprocessing and network
 as they are now) and the request does not ask for `scratch`; otherwise, and each so many-th time, from fresh weights.
@@ -19,8 +20,9 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from lib.core.errors import NotFound
+from lib.core.errors import ManifestMismatch, NotFound
 from lib.ledger.rows import JobRow
+from lib.registry.versions import ModelVersion
 from lib.taskfile import Task
 from lib.workflows.casecache import CaseCache, prune_cache
 from lib.workflows.collect import CalibrationCases, PromotionCases, collect
@@ -32,8 +34,8 @@ from lib.workflows.morning import Night, morning_report
 from lib.workflows.plan import Plan, job_folder, open_plan, require_params, with_sound_start
 from lib.workflows.presegment import deliver_outbox, enqueue_drafts
 from lib.workflows.promotion import reconcile_promotions
-from lib.workflows.recipe import FRESH, START, VERSION, hold_line
-from lib.workflows.retrain_fit import FETCHED, MEAN, MEASURED, Report, finished_model, part, train_model
+from lib.workflows.recipe import FRESH, START, VERSION, hold_line, start_number
+from lib.workflows.retrain_fit import FETCHED, MEAN, MEASURED, MODEL, Report, finished_model, part, train_model
 from lib.workflows.retrain_notes import note_tags, notes_of, take_note
 from lib.workflows.services import Services
 
@@ -123,32 +125,30 @@ def run_retrain(services: Services, job: JobRow, report: Report, stop: Event) ->
     tell = _stoppable(report, stop)
     _tidy(services, task, tell)
     plan = open_plan(services, task, job)
-    if (model := finished_model(services, job)) is None:
-        plan = with_sound_start(services, job, plan)
     cache = CaseCache(services, task)
     note = partial(take_note, services, job.id)
     calibration = collect(services, cache, CalibrationCases, plan.calibration, part(tell, 0.0, FETCHED / 2), note)
     promotion = collect(services, cache, PromotionCases, plan.promotion, part(tell, FETCHED / 2, FETCHED / 2), note)
-    model = model or train_model(services, task, job, plan, cache, calibration, tell)
-    manifest = _load_manifest(model, task)
-    version = _register(services, task, job, plan, model, calibration, tell)
-    exam = Exam(version, manifest.metrics, manifest.metrics.get(MEAN), calibration, promotion)
-    estimates = partial(refit_quality, services, task, version, calibration, part(tell, 1.0, 1.0))
+    made = _made(services, task, job, plan, cache, calibration, tell)
+    manifest = _load_manifest(made.folder, task)
+    exam = Exam(made.version, manifest.metrics, manifest.metrics.get(MEAN), calibration, promotion)
+    estimates = partial(refit_quality, services, task, made.version, calibration, part(tell, 1.0, 1.0))
     hold = partial(_require_wanted, services, job, tell)
     verdict = decide(services, task, exam, part(tell, MEASURED, 1.0), estimates, hold)
     if verdict.promote and services.settings.presegment.automatic and services.settings.presegment.redraft:
         enqueue_drafts(services, task)
     folder, notes = job_folder(services, job.id), notes_of(services, job.id)
-    night = Night(task, job, version, verdict, plan.training, manifest.annotations, calibration, folder, notes)
+    planned = _planned(plan, folder, manifest)
+    night = Night(task, job, made.version, verdict, planned, manifest.annotations, calibration, folder, notes)
     morning_report(services, night, part(tell, 1.0, 1.0))
     return Outcome(
-        version=version,
+        version=made.version,
         promoted=verdict.promote,
         reason=verdict.reason,
         metrics=manifest.metrics,
         training=len(manifest.annotations),
         calibration=len(calibration),
-        start=plan.start,
+        start=start_number(made),
         seconds=time.monotonic() - started,
         verdict=verdict.to_dict(),
         notes=notes,
@@ -165,15 +165,47 @@ def _tidy(services: Services, task: Task, tell: Report) -> None:
         tell(0.0, "delivering labels to the archive")
 
 
-def _register(
-    services: Services, task: Task, job: JobRow, plan: Plan, model: Path, calibration: CalibrationCases, tell: Report
-) -> int:
-    """The version of a finished model, held against the one that the next trainings would start from."""
+def _made(
+    services: Services,
+    task: Task,
+    job: JobRow,
+    plan: Plan,
+    cache: CaseCache,
+    calibration: CalibrationCases,
+    tell: Report,
+) -> ModelVersion:
+    """The version that the job made on whatever machine, made now if none did; held against the head of the line."""
+    made = services.registry.find(task.name, plan.key)
+    if made is None:
+        model = finished_model(services, job)
+        if model is None:
+            plan = with_sound_start(services, job, plan)
+            model = train_model(services, task, job, plan, cache, calibration, tell)
+        made = services.registry.get(task.name, _register(services, task, job, plan, model))
+    hold_line(services, task, made, calibration, part(tell, MEASURED, MEASURED))
+    return made
+
+
+def _register(services: Services, task: Task, job: JobRow, plan: Plan, model: Path) -> int:
+    """The number of a finished model; where another process registered one under the plan's key meanwhile, of that."""
     tags = {"job": str(job.id), START: FRESH if plan.start is None else f"{VERSION}{plan.start}"}
     tags |= note_tags(services, job.id)
-    version = services.registry.register(task.name, model, _load_manifest(model, task).metrics, tags, plan.key)
-    hold_line(services, task, services.registry.get(task.name, version), calibration, part(tell, MEASURED, MEASURED))
-    return version
+    return services.registry.register(task.name, model, _load_manifest(model, task).metrics, tags, plan.key)
+
+
+def _planned(plan: Plan, folder: Path, manifest: "Manifest") -> tuple[int, ...]:
+    """Ids of the annotations that the version was to learn from.
+
+    Where this job's folder does not have its weights, another machine made it by a plan that is not here: then those
+    that it has learned from.
+    """
+    from lib.inference.model import read_manifest
+
+    try:
+        is_ours = read_manifest(folder / MODEL).sha256 == manifest.sha256
+    except (NotFound, ManifestMismatch):  # no model is here, or a torn one: not the one that was registered
+        is_ours = False
+    return plan.training if is_ours else manifest.annotations
 
 
 def _require_wanted(services: Services, job: JobRow, tell: Report) -> None:

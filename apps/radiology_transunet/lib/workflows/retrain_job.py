@@ -10,6 +10,7 @@ from lib.core.errors import (
     ClusterUnavailable,
     LabelError,
     LedgerUnavailable,
+    OutOfMemory,
     ProcessLost,
     RegistryUnavailable,
     WeightsUnavailable,
@@ -25,8 +26,12 @@ from lib.workflows.services import Services
 
 logger = logging.getLogger(__name__)
 
-PASSING = (LedgerUnavailable, RegistryUnavailable, ProcessLost)
-"""Errors after which the job waits for another attempt; those that are no fault of the job cost none."""
+PASSING = (LedgerUnavailable, RegistryUnavailable, ProcessLost, OutOfMemory)
+"""Errors after which the job waits for another attempt; those that are no fault of the job cost none.
+
+A fit that finds no memory is a `TrainingFailed`, which stays: it would not fit the next time either. After it, where
+models are measured beside what else uses the device, another attempt goes on from the version that is registered.
+"""
 AWAY = (ArchiveUnavailable, ClusterUnavailable, WeightsUnavailable)
 """What comes back by itself or when somebody mounts it: the job waits for it, and no attempt is counted."""
 
