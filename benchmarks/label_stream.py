@@ -8,10 +8,11 @@ settings. Accepted labels of the pool grow as in --stream, in an order that the 
 night, in three ways that see the same labels:
 
 - recipe: the product's own code with its default settings. It starts from the champion shrunk towards fresh weights,
-  draws half new and half old labels, takes fewer steps at a lower peak rate, keeps the best of its validations on the
-  calibration set, starts afresh each so many-th time as the reference, and serves what the gate lets pass on the
-  promotion set. Calibration and promotion patients are labelled from the first night on, so the gate has no newest
-  cases to look at; time a case is not compared, both models being one network.
+  draws half new and half old labels, takes fewer steps at a lower peak rate, keeps the last weights (or the best of
+  several validations on the calibration set, `recipe.validations`), starts afresh each so many-th time as the
+  reference, and serves what the gate lets pass on the promotion set. Calibration and promotion patients are labelled
+  from the first night on, so the gate has no newest cases to look at; time a case is not compared, both models being
+  one network.
 - monailabel: it goes on from its last model at a constant rate, without warm-up and average of weights, on the first
   80 % of the list; the best of --peer-looks validations on the last 20 % serves at its end, whatever it is worth. What
   served at the first validation of each run, as MONAI Label does it, is reported apart. Each night takes as many steps
@@ -22,7 +23,7 @@ night, in three ways that see the same labels:
 
 The cost is CPU seconds of one thread: of the whole training, the validations that choose weights and the reference
 among them; beside it are those of the gate and of the line, for which the new model and the head are both measured on
-the calibration set. (`mean_dice`, which is passed with each model, is its training's best look; it is asked for only
+the calibration set. (`mean_dice`, which is passed with each model, is its training's last look; it is asked for only
 when nothing serves yet.) The area under the curve of served Dice over labels (trapezoids, divided by
 the range of labels) and the Dice at the end are compared by pairs of one seed, with 95 % intervals of Student's t over
 the seeds. These draw the order of labels and all of training on the same heads: the intervals say how sure a difference

@@ -153,7 +153,7 @@ def test_a_night_of_the_recipe_goes_on_from_the_champion_with_half_new_labels(pa
     assert warm.weights == pytest.approx([1 / 6, 1 / 6, 1 / 6, 1 / 2])
     assert warm.config.steps == round(recipe.steps * task.training.steps)
     assert warm.config.learning_rate == pytest.approx(recipe.rate * task.training.learning_rate)
-    assert warm.config.keep == "best"
+    assert (warm.config.keep, warm.config.validate_every) == ("last", 0)  # one look chooses nothing
     assert warm.start is not None
     assert (first.promoted, first.served) == (True, 0.6)
     assert (second.promoted, second.made, second.served) == (False, 0.7, 0.6)  # no gain on the promotion patients

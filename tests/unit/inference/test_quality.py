@@ -69,7 +69,7 @@ def estimates(model: QualityModel, case: KnownCase) -> dict[str, tuple[float, fl
 
 
 @pytest.mark.parametrize(("patients", "has_a_say"), [(SPLIT_FROM, False), (SPLIT_FROM - 1, True)])
-def test_of_many_patients_the_half_that_is_held_out_makes_the_interval_and_nothing_else(
+def test_of_many_patients_the_half_that_is_held_out_makes_the_interval_and_no_estimate(
     patients: int, has_a_say: bool
 ) -> None:
     cases = cohort(patients, seed=3)

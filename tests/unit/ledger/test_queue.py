@@ -202,6 +202,20 @@ def test_an_old_list_is_swept_away(ledger: Ledger, url: str) -> None:
     assert take(ledger, "anna") is None
 
 
+@pytest.mark.parametrize("chunk", [1, 2, 3])
+def test_an_old_list_goes_in_parts_whatever_their_size(
+    ledger: Ledger, url: str, monkeypatch: pytest.MonkeyPatch, chunk: int
+) -> None:
+    monkeypatch.setattr(queue, "CHUNK", chunk)
+    ledger.queue.rebuild(TASK, "other", [("1.1", 1.0, "")])
+    ledger.queue.rebuild(TASK, "random", [("1.3", 1.0, "")])
+    database = Database(url)
+    with database.read() as connection:
+        left = connection.execute(sa.select(queue.Q.c.series_uid).order_by(queue.Q.c.series_uid)).scalars().all()
+    database.close()
+    assert left == ["1.1", "1.3"]
+
+
 def test_a_rebuild_in_many_parts_keeps_order_and_state(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queue, "CHUNK", 2)
     take(ledger, "anna")

@@ -12,7 +12,7 @@ from lib.core.errors import InvalidSettings, ManifestMismatch, NoChampion, NotFo
 from lib.core.geometry import Geometry
 from lib.core.values import Volume
 from lib.inference.config import PredictConfig
-from lib.inference.model import Manifest, build_network, read_manifest, save_model
+from lib.inference.model import MANIFEST, Manifest, build_network, read_manifest, save_model
 from lib.workflows import models
 from lib.workflows.models import ChampionCache, require_champion, served_origin
 from lib.workflows.services import Services, open_services
@@ -256,9 +256,12 @@ def test_the_origin_of_estimates_names_all_that_the_answers_follow_from(
     assert alone == f"{read_manifest(champion.folder).sha256} entropy"
     mirrored = origin("entropy", 2, predict=PredictConfig(flips=("rows",)))
     assert mirrored == f"{alone}, mirrored along rows"
+    assert origin("entropy", 2, predict=PredictConfig(overlap=0.25)) == f"{alone}, overlap 0.25"
     second, first = (read_manifest(services.registry.path(task.name, version)).sha256 for version in (2, 1))
     assert origin("ensemble", 2).endswith(f", beside {second}")
     assert origin("ensemble", 3).endswith(f", beside {second}, beside {first}")
+    (services.registry.path(task.name, 2) / MANIFEST).write_text("{")
+    assert origin("ensemble", 2).endswith(f" seed 0, beside {first}")  # as the ensemble is loaded without it
 
 
 def test_damaged_weights_of_an_earlier_champion_leave_the_ensemble_to_an_older_one(

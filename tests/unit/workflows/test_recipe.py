@@ -61,6 +61,8 @@ def test_a_warm_training_is_shorter_and_gentler_and_keeps_its_best_weights() -> 
     config = FitConfig(steps=100, learning_rate=2e-3)
     warm = adapted(config, RECIPE, is_warm=True, tuned=True, asked={})
     assert (warm.steps, warm.learning_rate, warm.keep, warm.validate_every) == (30, 5e-4, "best", 6)
+    once = adapted(replace(config, keep="best", validate_every=7), replace(RECIPE, validations=1), True, True, {})
+    assert (once.keep, once.validate_every) == ("last", 0)
     asked = adapted(config, RECIPE, is_warm=True, tuned=False, asked={"steps": 100})
     assert (asked.steps, asked.learning_rate, asked.keep) == (100, 5e-4, "last")
     assert adapted(config, RECIPE, is_warm=False, tuned=False, asked={}) == config

@@ -1,7 +1,8 @@
 """Fits the model of estimated Dice on predictions whose masks a person has drawn.
 
 The penalty is the one under which held-out patients are estimated best, so with few cases little but the labels' means
-is left. The same held-out estimates are what the interval is made of. So that a calibration case meets them as a new
+is left. With few patients the same held-out estimates are what the interval is made of; with many it is made of those
+of a half that has no other part in them. So that a calibration case meets them as a new
 patient's case would, its volumes are held against what was drawn of all others, never of its own patient.
 """
 

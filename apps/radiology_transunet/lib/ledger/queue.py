@@ -87,12 +87,10 @@ class Queue(Handout):
         with self._read() as connection:
             old = list(connection.execute(sa.select(G.c.id).where(mine)).scalars())
         for old_id in old:
-            part = sa.select(Q.c.series_uid).where(Q.c.queue_id == old_id).limit(CHUNK)
-            more = True
-            while more:
+            last: str | None = ""
+            while last is not None:
                 with self._write_part() as connection:
-                    swept = sa.delete(Q).where(Q.c.queue_id == old_id, Q.c.series_uid.in_(part))
-                    more = connection.execute(swept).rowcount == CHUNK
+                    last = _sweep_part(connection, old_id, last)
             with self._write() as connection:
                 connection.execute(sa.delete(G).where(G.c.id == old_id))
 
@@ -152,6 +150,20 @@ class Queue(Handout):
         with self._read() as connection:
             counts = [ready, ready.where(leasing.labelled(S.c.series_uid, task)), held, skipped.where(mine)]
             return Tally(*(int(connection.execute(query).scalar_one()) for query in counts))
+
+
+def _sweep_part(connection: sa.Connection, queue_id: int, after: str) -> str | None:
+    """Remove the next rows of a list, in the order of their series; the last one's series, None when it was the last.
+
+    By key, since PostgreSQL would walk over all that was removed before to find what is left.
+    """
+    mine = sa.and_(Q.c.queue_id == queue_id, Q.c.series_uid > after)
+    part = sa.select(Q.c.series_uid).where(mine).order_by(Q.c.series_uid).limit(CHUNK)
+    uids: list[str] = list(connection.execute(part).scalars())
+    if not uids:
+        return None
+    connection.execute(sa.delete(Q).where(mine, Q.c.series_uid <= uids[-1]))
+    return uids[-1]
 
 
 def _fill(connection: sa.Connection, queue_id: int, task: str, start: int, part: Sequence[Place]) -> bool:

@@ -18,16 +18,13 @@ from lib.taskfile import Task
 from lib.workflows.casecache import CaseCache
 from lib.workflows.collect import PromotionCases
 from lib.workflows.paired import FloatArray, by_patient, present_means, right_where_empty
-from lib.workflows.promotion import PROMOTED
+from lib.workflows.promotion import GATE, PROMOTED
 from lib.workflows.services import Services
 
 if TYPE_CHECKING:
     from lib.ledger.figures import Dice
 
 logger = logging.getLogger(__name__)
-
-GATE = "gate"
-"""Name of a verdict's figures in the registry's tags and in the metrics of the ledger's row."""
 
 Measure = Callable[[ModelVersion, PromotionCases], FloatArray]
 Known = tuple[FloatArray, npt.NDArray[np.bool_]]

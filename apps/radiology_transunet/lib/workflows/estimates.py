@@ -24,7 +24,7 @@ from lib.workflows.heartbeat import Stopped
 from lib.workflows.services import Services
 
 if TYPE_CHECKING:
-    from lib.inference.config import UncertaintyConfig
+    from lib.inference.config import PredictConfig, UncertaintyConfig
     from lib.inference.predictor import Predictor
     from lib.inference.quality import QualityModel
     from lib.inference.quality_features import Drawn
@@ -197,27 +197,44 @@ def described(text: str, estimates: Mapping[str, EstimatedDice], room: int) -> s
 
 
 def origin_of(
-    folder: Path, uncertainty: "UncertaintyConfig", flips: Sequence[str] = (), others: Sequence[Path] = ()
+    folder: Path, uncertainty: "UncertaintyConfig", predict: "PredictConfig | None" = None, others: Sequence[Path] = ()
 ) -> str:
     """Names the weights of a model's folder, how it is asked, and the samples that its predictions are compared with.
 
     Args:
         folder: of the model.
         uncertainty: kind and number of samples.
-        flips: axes along which the image is also predicted mirrored.
-        others: folders of the models that an ensemble compares it with.
+        predict: how the network is asked; None = as by default.
+        others: folders of the models that an ensemble compares it with: as many of the first ones as there are samples
+            beside its own; one whose manifest cannot be read is left out, as it is when they are loaded.
 
     Raises:
         NotFound, ManifestMismatch: as `read_manifest`.
     """
+    from lib.inference.config import PredictConfig
     from lib.inference.model import read_manifest
 
-    kind = uncertainty.kind
+    kind, usual = uncertainty.kind, PredictConfig()
+    asked = predict or usual
     parts = [f"{read_manifest(folder).sha256} {kind}"]
     parts[0] += "" if kind == "entropy" else f" {uncertainty.samples} samples, seed {uncertainty.seed}"
-    parts += [f"mirrored along {' and '.join(flips)}"] if flips else []
-    parts += [f"beside {read_manifest(other).sha256}" for other in others]
+    parts += [f"mirrored along {' and '.join(asked.flips)}"] if asked.flips else []
+    parts += [f"overlap {asked.overlap:g}"] if asked.overlap != usual.overlap else []
+    parts += [f"beside {weights}" for weights in _readable(others)[: uncertainty.samples - 1]]
     return ", ".join(parts)
+
+
+def _readable(folders: Sequence[Path]) -> list[str]:
+    """Hashes of the weights of models, without those whose manifest cannot be read."""
+    from lib.inference.model import read_manifest
+
+    found = []
+    for folder in folders:
+        try:
+            found.append(read_manifest(folder).sha256)
+        except (NotFound, ManifestMismatch) as error:
+            logger.info("the model in %s is not compared with: %s", folder, error)
+    return found
 
 
 class Qualities:

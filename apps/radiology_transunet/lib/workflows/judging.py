@@ -14,7 +14,7 @@ import numpy as np
 from lib.core.errors import Conflict, ManifestMismatch, NotFound
 from lib.registry.versions import ModelVersion
 from lib.taskfile import Task
-from lib.workflows.anchors import GATE, keep_figures, patients_of, served_figures
+from lib.workflows.anchors import keep_figures, patients_of, served_figures
 from lib.workflows.casefigures import common_mean_dice, mean_calibration_error
 from lib.workflows.collect import CalibrationCases, PromotionCases
 from lib.workflows.comparison import Comparison
@@ -22,7 +22,7 @@ from lib.workflows.gate import Champion, Verdict, judge, unopposed, weigh
 from lib.workflows.gatecosts import Tell, case_seconds, dice_of, golden_changes, measured
 from lib.workflows.models import load_version
 from lib.workflows.paired import FloatArray
-from lib.workflows.promotion import KEPT, PROMOTED, keep, promote, rollback
+from lib.workflows.promotion import GATE, KEPT, PROMOTED, keep, promote, rollback
 from lib.workflows.services import Services
 
 if TYPE_CHECKING:

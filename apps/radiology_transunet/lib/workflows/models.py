@@ -180,8 +180,7 @@ def served_origin(services: Services, task: Task, model: ModelVersion) -> str:
         NotFound, ManifestMismatch: a manifest cannot be read.
     """
     uncertainty = services.settings.uncertainty
-    others = compared_folders(services, task, model)[: uncertainty.samples - 1]  # the champion's answer is one sample
-    return origin_of(model.folder, uncertainty, task.predict.flips, others)
+    return origin_of(model.folder, uncertainty, task.predict, compared_folders(services, task, model))
 
 
 def compared_folders(services: Services, task: Task, champion: ModelVersion) -> list[Path]:

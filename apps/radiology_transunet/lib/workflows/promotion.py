@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 PROMOTED = "promoted"
 KEPT = "kept"
 ROLLBACK = "rollback"
+GATE = "gate"
+"""Name of the gate's figures, in the registry's tags and among the metrics of the ledger's row."""
 GATE_ROW = "model.gate"
 """Action of the row in the audit trail that has the gate's figures; a version has one."""
 MOST_ROWS = 1000
@@ -146,8 +148,6 @@ def _record(services: Services, task_name: str, version: int, metrics: Mapping[s
 
     Only after the ledger's row: so the trail has what was decided, whoever died meanwhile and whoever judged anew.
     """
-    from lib.workflows.anchors import GATE  # which imports this module
-
     figures, subject = metrics.get(GATE), f"{task_name} {version}"
     if figures is None:
         return

@@ -116,13 +116,16 @@ def adapted(config: FitConfig, recipe: RecipeConfig, is_warm: bool, tuned: bool,
         config: the task's, with what the request asks for.
         recipe: how to change it.
         is_warm: whether it goes on from a version: then with fewer steps and at a lower peak rate.
-        tuned: whether there are calibration cases: then the best weights of some validations are kept.
+        tuned: whether there are calibration cases: then the best weights of several validations are kept, or with one
+            the last, so that the cases, which choose nothing, may change between two attempts.
         asked: parameters of the request; a number of steps that it names stays.
     """
     if is_warm:
         steps = config.steps if "steps" in asked else max(1, round(config.steps * recipe.steps))
         config = replace(config, learning_rate=config.learning_rate * recipe.rate, steps=steps)
-    if tuned and recipe.validations:
+    if tuned and recipe.validations == 1:
+        config = replace(config, keep="last", validate_every=0)
+    elif tuned and recipe.validations:
         config = replace(config, keep="best", validate_every=-(-config.steps // recipe.validations))
     return config
 

@@ -132,7 +132,7 @@ class RayExecutor:
             done, _ = ray.wait(runs, num_returns=1, timeout=POLL_S)
             for run in done:
                 ray.get(run)  # one that failed ends all
-            ended = len(done) and runs[0] in ray.wait(runs, num_returns=len(runs), timeout=0)[0]
+            ended = bool(done) and runs[0] in ray.wait(runs, num_returns=len(runs), timeout=0)[0]
             if (progress := self._bring(ray, leader, last)) is not None:
                 report(progress)  # the last one too, of a training shorter than the time between two looks
             if ended:
