@@ -147,8 +147,9 @@ class LifeCycle(RuleBasedStateMachine):
     @rule(who=PEOPLE)
     def person_takes(self, who: str) -> None:
         lease = self.ledger.queue.take(self.task, "random", who, 60)
-        own = [case for case in CASES if self.model.holder(case) == who]
-        free = [case for case in CASES if self.model.holder(case) is None and not self.model.is_labelled(case)]
+        open_cases = [case for case in CASES if not self.model.is_labelled(case)]
+        own = [case for case in open_cases if self.model.holder(case) == who]
+        free = [case for case in open_cases if self.model.holder(case) is None]
         expected = own or free
         if not expected:
             assert lease is None
