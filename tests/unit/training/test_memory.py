@@ -136,6 +136,44 @@ def test_no_memory_for_half_as_many_ends_the_run_with_what_to_do_and_keeps_the_l
     assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"] == 2
 
 
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory.\nGPU 0"), r"after its last step: CUDA out of memory\.$"),
+        (OutOfMemory("no memory to predict 16 slices"), "^no memory to predict 16 slices$"),
+    ],
+)
+def test_a_last_look_that_finds_no_memory_blames_no_step_and_leaves_them_all_in_the_checkpoint(
+    make_case: MakeCase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, words: str
+) -> None:
+    asked: list[object] = []
+
+    def full(*arguments: object) -> None:
+        asked.append(arguments)
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr("lib.training.fit.measure", full)
+        with pytest.raises(OutOfMemory, match=words):
+            run(make_case(1), tmp_path)
+    assert len(asked) == 1
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"] == 4
+    monkeypatch.setattr(Run, "learn", full)
+    resumed = run(make_case(1), tmp_path)
+    assert (resumed.steps, resumed.notes) == (4, ())
+
+
+def test_a_last_look_that_fails_otherwise_is_not_taken_for_a_lack_of_memory(
+    make_case: MakeCase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("shapes differ")
+
+    monkeypatch.setattr("lib.training.fit.measure", broken)
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        run(make_case(1), tmp_path)
+
+
 def test_one_picture_at_a_time_cannot_be_halved(
     make_case: MakeCase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -95,15 +95,17 @@ def test_a_golden_series_that_is_labelled_for_another_task_alone_is_that_one_s_a
     assert told(services, task, series, monkeypatch) == {series: 0.0}
 
 
+@pytest.mark.parametrize("refusal", [{}, {"modalities": ("MR",)}, {"series_description": "^thorax"}])
 def test_a_golden_series_whose_label_of_a_task_does_not_count_any_more_is_missed_by_that_task(
-    services: Services, label: Label, monkeypatch: pytest.MonkeyPatch
+    services: Services, label: Label, monkeypatch: pytest.MonkeyPatch, refusal: dict[str, object]
 ) -> None:
     task, annotations = services.task(), services.ledger.annotations
     series = annotations.get(label("g", empty=True)).series_uid
     mine = NewHuman(series, "other", "Ann", None, None, nothing_found=True)
     annotations.reject(annotations.add_human(mine, accept=True), "rev", "a slip")
     missed = {series: "it has no accepted label of task other"}
-    assert told(services, replace(task, name="other"), series, monkeypatch) == missed
+    other = replace(task, name="other", **refusal)  # its file may refuse the series by now
+    assert told(services, other, series, monkeypatch) == missed
 
 
 def test_a_golden_series_that_nobody_labelled_or_nobody_knows_is_missed_by_each_task_that_could_have_it(

@@ -235,6 +235,31 @@ def test_drafts_that_miss_the_only_label_do_not_disprove_names(services: Service
     assert states_of(services, [missed] * 3 + [renamed]) == ["accepted"] * 3 + ["held"]
 
 
+BOTH = {"ball": INSIDE, "cube": ELSEWHERE}
+
+
+@pytest.mark.parametrize(
+    ("correction", "state"),
+    [(({}, BOTH), "accepted"), ((BOTH, {}), "held")],  # a weak model that drafts nothing; one that invents both
+)
+def test_labels_that_are_missed_or_invented_together_do_not_disprove_names(
+    services: Services, correction: tuple[dict, dict], state: str
+) -> None:
+    renamed = {"ball": INSIDE}, {"cube": INSIDE}
+    states = states_of(services, [correction] * 3 + [renamed] * 4)
+    assert states == [state] * 3 + ["held"] * 3 + ["accepted"]  # nor do they keep what disproves them from being half
+
+
+def test_a_correction_tells_what_was_drafted_and_drawn(services: Services, source: SourceSeries) -> None:
+    draft(services, source, mask(services, source, ball=INSIDE))
+    row = submit(services, source, mask(services, source, cube=INSIDE))
+    review.accept(services, row.id, "chief")
+    found = {
+        row.label: (row.is_drafted, row.is_drawn, row.is_shared) for row in services.ledger.corrections.list("balls")
+    }
+    assert found == {"ball": (True, False, False), "cube": (False, True, False)}
+
+
 def test_a_draft_that_cannot_be_read_holds_nothing_back(services: Services, source: SourceSeries) -> None:
     lost = draft(services, source, mask(services, source, ball=INSIDE))
     services.archive.delete_series(services.ledger.annotations.get(lost).seg_series_uid)

@@ -11,8 +11,10 @@ from lib.inference.model import read_manifest
 from lib.ledger.jobreads import ALONE
 from lib.ledger.rows import JobRow
 from lib.workflows import retrain, retrain_fit
+from lib.workflows.gate import Verdict
 from lib.workflows.jobs import RETRAIN
 from lib.workflows.plan import job_folder
+from lib.workflows.promotion import promote, rollback
 from lib.workflows.reportfiles import reports
 from lib.workflows.retrain import Outcome, Stopped, request_retrain, run_retrain
 from lib.workflows.retrain_fit import figures_of
@@ -306,6 +308,34 @@ def test_a_promotion_queues_drafts_of_the_series_without_a_label(
     run(services, take(services))
     (job,) = services.ledger.jobs.list(kind="draft")
     assert job.payload == {"series_uid": waiting, "version": 1, "failures": 0}
+
+
+def test_a_promotion_that_a_person_took_back_meanwhile_queues_no_drafts(
+    services: Services, cohort: dict[str, list[int]], add_series: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    task = services.task()
+    run(services, take(services))
+    finish(services)
+    add_series("p7", seed=6)
+    for draft in services.ledger.jobs.list(kind="draft"):
+        services.ledger.jobs.cancel(draft.id)
+    job = take(services)
+    monkeypatch.setattr("lib.workflows.judging.judge", lambda *_: Verdict(True, "better"))
+    with monkeypatch.context() as patch:
+        patch.setattr(retrain, "enqueue_drafts", die)
+        with pytest.raises(KeyboardInterrupt):
+            run(services, job)
+    assert rollback(services, task, "it misses the cube").version == 1
+    monkeypatch.setattr(retrain, "enqueue_drafts", lambda *_: asked.append(1))
+    asked: list[int] = []
+    outcome = run(services, job)
+    assert (outcome.version, outcome.promoted, outcome.reason, asked) == (2, True, "better", [])
+    promote(services, task, 2, "it does not")
+    run(services, job)
+    assert asked == [1]
 
 
 def test_progress_rises_through_the_stages_and_names_step_and_loss(

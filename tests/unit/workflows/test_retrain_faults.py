@@ -22,6 +22,7 @@ from lib.registry import folders
 from lib.taskfile import Task
 from lib.training.run import Run
 from lib.workflows import retrain, retrain_fit, retrain_job
+from lib.workflows.collect import PoolCases, accepted_ids
 from lib.workflows.gate import Verdict
 from lib.workflows.heartbeat import Stopped
 from lib.workflows.morning import CURVES, Night
@@ -359,6 +360,29 @@ def test_another_machine_judges_the_version_that_a_dead_one_registered_and_train
     assert [version.version for version in services.registry.list(task.name)] == [2, 1]
     (night,) = nights
     assert night.planned == night.learned == registered.annotations
+
+
+@pytest.mark.usefixtures("quiet")
+def test_another_machine_judges_what_a_dead_one_registered_though_too_few_labels_are_left_to_train(
+    services: Services, champion: Path, steps: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: object) -> None:
+        raise Killed
+
+    task, job = services.task(), take(services)
+    with monkeypatch.context() as patch:
+        patch.setattr(retrain, "decide", die)
+        with pytest.raises(Killed):
+            run(services, job)
+    for number in accepted_ids(services, task, PoolCases)[:2]:  # one of three is left, where two are needed
+        services.ledger.annotations.reject(number, "rev", "not good")
+    steps.clear()
+    monkeypatch.setattr("lib.workflows.plan.start_of", die)  # nothing is going to start
+    there = elsewhere(services, tmp_path / "other")
+    row = work_on(there, job)
+    assert (row.state, row.error, steps) == ("done", "", [])
+    assert (row.result["version"], row.result["start"], row.result["training"]) == (2, 1, 3)
+    assert [verdict.version for verdict in services.ledger.models.list(task.name)] == [2, 1]
 
 
 def test_a_run_that_was_overtaken_while_it_trained_tells_of_the_version_that_was_registered_first(

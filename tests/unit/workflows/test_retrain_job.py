@@ -65,7 +65,7 @@ def test_a_job_that_meets_an_absent_cluster_waits_for_it_and_no_attempt_is_count
     assert services.ledger.jobs.take(("retrain",), "worker", 60) is None  # it rests
 
 
-def test_a_card_that_is_full_when_the_gate_measures_costs_an_attempt_and_not_the_verdict(
+def test_a_card_that_is_full_when_the_gate_measures_costs_neither_an_attempt_nor_the_verdict(
     services: Services, job: JobRow, label: Callable[..., int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for patient, split in (("p1", "pool"), ("p2", "pool"), ("c1", "calibration")):
@@ -74,7 +74,7 @@ def test_a_card_that_is_full_when_the_gate_measures_costs_an_attempt_and_not_the
     with monkeypatch.context() as patched:
         patched.setattr(retrain, "decide", full)
         row = work_on(services, job)
-    assert (row.state, row.attempts, row.error) == ("queued", 1, "no memory to predict 8 slices")
+    assert (row.state, row.attempts, row.error) == ("queued", 0, "no memory to predict 8 slices")
     assert services.ledger.models.list(task.name) == []
     assert [model.version for model in services.registry.list(task.name)] == [1]
     monkeypatch.setattr(retrain, "train_model", full)  # nothing is trained again
@@ -86,6 +86,47 @@ def test_a_card_that_is_full_when_the_gate_measures_costs_an_attempt_and_not_the
     assert (row.state, row.result["version"], row.result["promoted"]) == ("done", 1, True)
     assert [model.version for model in services.registry.list(task.name)] == [1]
     assert [verdict.verdict for verdict in services.ledger.models.list(task.name)] == ["promoted"]
+
+
+def test_a_card_that_is_full_at_the_last_look_of_a_training_costs_no_step(
+    services: Services, job: JobRow, label: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for patient, split in (("p1", "pool"), ("p2", "pool"), ("c1", "calibration")):
+        label(patient, split)
+    monkeypatch.setattr(retrain_job, "archive_pause_s", lambda *_: 0.0)
+    with monkeypatch.context() as patched:
+        patched.setattr("lib.training.fit.measure", full)
+        row = work_on(services, job)
+    assert (row.state, row.attempts, row.error) == ("queued", 0, "no memory to predict 8 slices")
+    assert services.registry.list(services.task().name) == ()
+    monkeypatch.setattr("lib.training.run.Run.learn", full)  # all steps are in the checkpoint
+    again = services.ledger.jobs.take(("retrain",), "worker", 60)
+    assert again is not None
+    row = work_on(services, again)
+    assert (row.state, row.result["version"], row.result["notes"]) == ("done", 1, [])  # nothing was halved
+
+
+def test_a_card_that_stays_full_is_waited_for_like_the_archive_six_times_and_then_in_counted_attempts(
+    services: Services, job: JobRow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retrain_job, "run_retrain", full)
+    url, start = services.settings.ledger.resolved_url(services.settings.var), utc_now()
+    attempts, rests = [], []
+    row: JobRow | None = job
+    for hour in range(1, 20):
+        assert row is not None
+        now = start + timedelta(hours=hour)
+        then = replace(services, ledger=Ledger(url, lambda now=now: now))
+        row = work_on(then, row)
+        attempts.append(row.attempts)
+        if row.state == "failed":
+            break
+        rests.append((row.not_before - now).total_seconds())
+        later = Ledger(url, lambda now=now: now + timedelta(minutes=30))
+        row = later.jobs.take(("retrain",), "worker", 7200)
+    assert attempts == [0] * 6 + [1, 2, 3]
+    assert rests == [600.0] * 6 + [5.0, 10.0]  # an hour in all, for one that was asked for long ago
+    assert (row.state, row.error) == ("failed", "no memory to predict 8 slices")
 
 
 def full(*_: object) -> None:

@@ -33,7 +33,8 @@ class CorrectionRow:
         site: institution of the series, "" when unknown.
         model_version: of the draft; None for a foreign model's.
         at: when the annotation was made.
-        is_shared: whether draft and annotation both show the label; without that its Dice is 0 wherever it was drawn.
+        is_drafted: whether the draft shows the label.
+        is_drawn: whether the annotation does.
     """
 
     annotation_id: int
@@ -44,7 +45,13 @@ class CorrectionRow:
     site: str
     model_version: int | None
     at: datetime
-    is_shared: bool = True
+    is_drafted: bool = True
+    is_drawn: bool = True
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether both show the label; without that its Dice is 0 wherever it was drawn."""
+        return self.is_drafted and self.is_drawn
 
 
 class Corrections(Book):
@@ -84,4 +91,4 @@ def keep(connection: sa.Connection, annotation_id: int, human: NewHuman, agreeme
 
 def _to_row(voxels: Mapping[str, int], drafted: Mapping[str, int], **values: Any) -> CorrectionRow:
     label = values["label"]
-    return CorrectionRow(**values, is_shared=bool(voxels.get(label) and drafted.get(label)))
+    return CorrectionRow(**values, is_drafted=bool(drafted.get(label)), is_drawn=bool(voxels.get(label)))

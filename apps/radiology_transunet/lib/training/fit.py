@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from lib.core import metrics
-from lib.core.errors import TrainingFailed
+from lib.core.errors import OutOfMemory, TrainingFailed
 from lib.inference.config import PredictConfig, PreprocessConfig
+from lib.inference.devices import MEMORY_ERRORS, is_out_of_memory
 from lib.inference.model import StateDict, build_preprocess
 from lib.inference.predictor import Predictor
 from lib.networks.config import NetworkConfig
@@ -30,7 +31,7 @@ from lib.training.data import Case, TrainingSet, prepare, schema_of
 from lib.training.distributed import ALONE, Group
 from lib.training.keeper import Keeper
 from lib.training.measure import CaseMetrics, mean_dice_by_label, measure, validate
-from lib.training.memory import memory_explained, twice
+from lib.training.memory import first_line, memory_explained, twice
 from lib.training.precision import other_precision
 from lib.training.run import Run
 from lib.training.schedule import Budget, rate_factor
@@ -142,12 +143,13 @@ def fit(
         ProcessLost: another process of the group has ended (the last checkpoint stays).
         TrainingFailed: no cases, no labelled voxel, no memory for half as many pictures at a time either, a loss that
             is not a number (the last checkpoint stays).
+        OutOfMemory: no memory for the last look at `validation` (a checkpoint with all steps stays).
         DiskFull: a checkpoint has no room (the last one stays).
     """
-    _load_optimizers()
+    import_module("torch._dynamo")  # by the first optimiser anyway; these seconds no run's budget should pay
     started = monotonic()
     group.require_even(config)
-    report = report if group.leads else _quiet
+    report = report if group.leads else lambda _: None
     schema, where = schema_of(cases), group.device(device)
     preprocess = build_preprocess(preprocess_config, network_config)
     data = prepare(cases, preprocess, config.crop, lambda share: report(FitProgress("prepare", share)), weights)
@@ -160,7 +162,7 @@ def fit(
         keeper.note(said)
     budget = _budget(config, keeper.find(), monotonic() - started)
 
-    def attempt(no_memory: str) -> FitResult:
+    def attempt(no_memory: str) -> tuple[Run, Judging]:
         with group.reasons_shared():
             run = Run.start(network_config, schema, config, where, data.counts(), start, group)
             keeper.resume(run, again=no_memory != "")
@@ -168,17 +170,18 @@ def fit(
                 run.halve(no_memory)
             judging = Predictor(run.average, preprocess, schema, where, VALIDATION_BATCH, predict), validation
             _train(run, data, judging, budget, keeper, report)
-            return _result(run, judging, budget, report)
+            return run, judging
 
     halves = group.may_meet_again(where)
-    with torch.random.fork_rng(devices=[]), memory_explained(network_config, config, data.window, group.size, halves):
-        return twice(attempt, group.meet_again) if halves else attempt("")
+    with torch.random.fork_rng(devices=[]):
+        with memory_explained(network_config, config, data.window, group.size, halves):
+            run, judging = twice(attempt, group.meet_again) if halves else attempt("")
+        return _result(run, judging, budget, report)
 
 
 def _train(run: Run, data: TrainingSet, judging: Judging, budget: Budget, keeper: Keeper, report: Report) -> None:
     """Take the steps that are left."""
-    config, device, validation = run.config, judging[0].device, judging[1]
-    reported = 0.0
+    config, device, validation, reported = run.config, judging[0].device, judging[1], 0.0
 
     def tell() -> None:
         report(_progress(run, budget))
@@ -201,15 +204,24 @@ def _result(run: Run, judging: Judging, budget: Budget, report: Report) -> FitRe
     """The weights that the config keeps of a run that is over, measured."""
     predictor, validation = judging
     tell = lambda share: report(FitProgress("validate", share, run.step, run.step))  # noqa: E731
-    found = measure(predictor, validation, tell, run.group)
+    found = _measured(run, judging, tell)
     if validation and run.took_back(_mean_of(found, predictor)):
-        found = measure(predictor, validation, tell, run.group)
+        found = _measured(run, judging, tell)
     state = {name: value.cpu().contiguous() for name, value in run.average.state_dict().items()}
     dice = mean_dice_by_label(found, predictor.schema.names)
-    curves = tuple(run.losses), tuple(run.curve)
-    rest = tuple(run.rates), tuple(run.notes)
+    curves, rest = (tuple(run.losses), tuple(run.curve)), (tuple(run.rates), tuple(run.notes))
     usage = usage_of(run.config, predictor.device, run.group)
     return FitResult(state, dice, *curves, run.step, budget.clock(), found, *rest, usage)
+
+
+def _measured(run: Run, judging: Judging, report: Callable[[float], None]) -> tuple[CaseMetrics, ...]:
+    """All metrics of each case; OutOfMemory where what else uses the device leaves no room, whatever a step takes."""
+    try:
+        return measure(*judging, report, run.group)
+    except MEMORY_ERRORS as error:
+        if isinstance(error, OutOfMemory) or not is_out_of_memory(error):
+            raise
+        raise OutOfMemory(f"no memory to measure the network after its last step: {first_line(error)}") from error
 
 
 def _mean_of(found: Sequence[CaseMetrics], predictor: Predictor) -> float:
@@ -220,15 +232,6 @@ def _mean_of(found: Sequence[CaseMetrics], predictor: Predictor) -> float:
 def _mean_dice(run: Run, judging: Judging, tell: Callable[[], None]) -> float:
     """Mean Dice over the labels that have a value, 0 without any; `tell` is called after each case."""
     return metrics.mean_dice(validate(*judging, lambda _: tell(), run.group)) or 0.0
-
-
-def _quiet(progress: FitProgress) -> None:
-    """What processes report that do not lead."""
-
-
-def _load_optimizers() -> None:
-    """Import what the first optimiser of a process imports; it takes seconds, which no run's budget should pay."""
-    import_module("torch._dynamo")
 
 
 def _budget(config: FitConfig, last: Checkpoint | None, prepared_s: float) -> Budget:

@@ -51,8 +51,10 @@ class ReviewConfig:
         hold_back: whether one that looks like a mistake waits for a reviewer in both modes.
         hold_empty: whether an empty one does, where the draft or the task's common labels expect something.
         min_tissue: share of its voxels, in [0, 1], that each label needs within the body; 0 = any.
-        min_draft_dice: one is held back unless a label that it shares with the draft has a higher Dice; -1 = never.
-        disbelieve_after: labels without a higher Dice that count, and are half of all, which disprove a model's drafts.
+        min_draft_dice: one whose draft shows something is held back unless a label that both show has a higher Dice, so
+            also where they have no name in common; -1 = never.
+        disbelieve_after: so many labels that count and agree with a model's drafts in no place, and are half of all
+            that share a name with them, disprove its places; so many without a name in common its names.
     """
 
     mode: Literal["auto", "required"]
@@ -171,7 +173,8 @@ class RecipeConfig:
         steps: of such a training, as a share of the task's.
         rate: its peak learning rate, as a share of the task's.
         new: share of the pictures drawn from labels that the champion has not learned from.
-        validations: on the calibration patients during a training, whose best weights are kept; 0 = as the task says.
+        validations: on the calibration patients during a training, the last one at its end, whose best weights are
+            kept; 1 = the last weights; 0 = as the task says.
         reference_every: each so many-th training starts from fresh weights, as the reference; 0 = never.
     """
 

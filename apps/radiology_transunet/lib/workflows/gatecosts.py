@@ -69,15 +69,18 @@ def golden_changes(services: Services, task: Task, predictors: Both, tell: Tell)
 
 
 def _is_for_others(services: Services, task: Task, series_uid: str) -> bool:
-    """Whether a task refuses a series that it has no label of, or people have labelled it for other tasks alone.
+    """Whether a task refuses a series that it never had a label of, or people have labelled it for other tasks alone.
 
-    Who had labelled it for this task as well, whatever became of that label, wants this task to keep to it.
+    Who had labelled it for this task as well, whatever became of that label and whatever the task's file says by now,
+    wants this task to keep to it: so the labels are asked first.
     """
+    drawn = [row for row in services.ledger.annotations.list(series_uid=series_uid, limit=None) if row.origin == HUMAN]
+    if any(row.task == task.name for row in drawn):
+        return False
     if any(task.why_not(row.modality, row.description) for row in services.ledger.series.some([series_uid])):
         return True
-    drawn = [row for row in services.ledger.annotations.list(series_uid=series_uid, limit=None) if row.origin == HUMAN]
     others = sorted({row.task for row in drawn if row.status == "accepted"})
-    if not others or any(row.task == task.name for row in drawn):
+    if not others:
         return False
     words = "golden series %s is not looked at for task %s, which could have it: it is labelled for %s alone"
     logger.warning(words, series_uid, task.name, ", ".join(others))

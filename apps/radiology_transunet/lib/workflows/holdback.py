@@ -107,12 +107,13 @@ def _places_disproved(config: ReviewConfig, earlier: Sequence[CorrectionRow]) ->
 def _names_disproved(config: ReviewConfig, earlier: Sequence[CorrectionRow]) -> bool:
     """Whether enough labels that count, and half of all, have no name in common with the drafts of a model version.
 
-    One name alone is missed or invented, not taken for another one.
+    Where the draft or the label shows nothing, names are missed or invented, however many: none is taken for another.
     """
-    shared: dict[int, list[bool]] = {}
+    by_label: dict[int, list[CorrectionRow]] = {}
     for row in earlier:
-        shared.setdefault(row.annotation_id, []).append(row.is_shared)
-    return _is_common(config, sum(len(names) > 1 and not any(names) for names in shared.values()), len(shared))
+        by_label.setdefault(row.annotation_id, []).append(row)
+    both = [rows for rows in by_label.values() if any(r.is_drafted for r in rows) and any(r.is_drawn for r in rows)]
+    return _is_common(config, sum(not any(row.is_shared for row in rows) for rows in both), len(both))
 
 
 def _is_common(config: ReviewConfig, unlike: int, of: int) -> bool:

@@ -18,7 +18,7 @@ from lib.ledger.rows import JobRow
 from lib.taskfile import Task
 from lib.training.config import FitConfig
 from lib.workflows.collect import CalibrationCases, PoolCases, PromotionCases, Split, accepted_ids
-from lib.workflows.recipe import new_labels, start_of, why_not_from
+from lib.workflows.recipe import new_labels, start_number, start_of, why_not_from
 from lib.workflows.retrain_notes import take_note
 from lib.workflows.services import Services
 
@@ -92,7 +92,7 @@ def open_plan(services: Services, task: Task, job: JobRow) -> Plan:
     """The plan in the job's folder, or a new one; a folder of another ledger's job is emptied.
 
     Raises:
-        TrainingFailed: too few accepted labels; says what is missing.
+        TrainingFailed: too few accepted labels to train what is not registered yet; says what is missing.
     """
     folder = job_folder(services, job.id)
     key = f"job {job.id} of {job.created_at.isoformat()}"
@@ -132,16 +132,22 @@ def require_enough(services: Services, task: Task, usable: int, unusable: int = 
 
 
 def _make(services: Services, task: Task, job: JobRow, key: str) -> Plan:
+    """A new plan; where another machine has registered the job's version already, for its verdict alone.
+
+    That version shall be judged however few labels still count, and whatever a new training would start from.
+    """
     training, calibration, promotion = (
         accepted_ids(services, task, of) for of in (PoolCases, CalibrationCases, PromotionCases)
     )
-    require_enough(services, task, len(training))
     params = job.payload.get("params", {})
-    versions = services.registry.list(task.name)
-    seed = services.settings.retrain.seed + len(versions)
+    seed = services.settings.retrain.seed + len(services.registry.list(task.name))
+    seed = fit_config(task, params, seed).seed
+    made = services.registry.find(task.name, key)
+    if made is not None:
+        return Plan(key, training, calibration, seed, start_number(made), promotion)
+    require_enough(services, task, len(training))
     start = None if params.get("scratch") else start_of(services, task)
-    new = new_labels(services, task, start, training)
-    return Plan(key, training, calibration, fit_config(task, params, seed).seed, start, promotion, new)
+    return Plan(key, training, calibration, seed, start, promotion, new_labels(services, task, start, training))
 
 
 def _read(path: Path) -> Plan | None:

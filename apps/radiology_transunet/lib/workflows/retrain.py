@@ -114,7 +114,8 @@ def run_retrain(services: Services, job: JobRow, report: Report, stop: Event) ->
         stop: set to end the run; it raises Stopped within a few steps.
 
     Raises:
-        TrainingFailed: too few usable labels, or a loss that is not a number.
+        TrainingFailed: too few usable labels, no memory for the steps, or a loss that is not a number.
+        OutOfMemory: no memory to measure a model; another attempt goes on from here.
         Stopped: because of `stop`.
         ArchiveUnavailable: the archive is away; another attempt goes on from here.
         DiskFull: no room; another attempt goes on from here.
@@ -135,8 +136,8 @@ def run_retrain(services: Services, job: JobRow, report: Report, stop: Event) ->
     estimates = partial(refit_quality, services, task, made.version, calibration, part(tell, 1.0, 1.0))
     hold = partial(_require_wanted, services, job, tell)
     verdict = decide(services, task, exam, part(tell, MEASURED, 1.0), estimates, hold)
-    if verdict.promote and services.settings.presegment.automatic and services.settings.presegment.redraft:
-        enqueue_drafts(services, task)
+    if verdict.promote:
+        _redraft(services, task, made)
     folder, notes = job_folder(services, job.id), notes_of(services, job.id)
     planned = _planned(plan, folder, manifest)
     night = Night(task, job, made.version, verdict, planned, manifest.annotations, calibration, folder, notes)
@@ -206,6 +207,16 @@ def _planned(plan: Plan, folder: Path, manifest: "Manifest") -> tuple[int, ...]:
     except (NotFound, ManifestMismatch):  # no model is here, or a torn one: not the one that was registered
         is_ours = False
     return plan.training if is_ours else manifest.annotations
+
+
+def _redraft(services: Services, task: Task, made: ModelVersion) -> None:
+    """Queue drafts of a version that serves, where the settings say so.
+
+    One that an earlier attempt let serve may have been rolled back since: then the drafts that are there stay.
+    """
+    config = services.settings.presegment
+    if config.automatic and config.redraft and services.registry.get(task.name, made.version).is_champion:
+        enqueue_drafts(services, task)
 
 
 def _require_wanted(services: Services, job: JobRow, tell: Report) -> None:
