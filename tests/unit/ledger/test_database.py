@@ -2,6 +2,8 @@
 
 import os
 import pickle
+import subprocess
+import sys
 import threading
 from datetime import datetime
 from pathlib import Path
@@ -29,6 +31,14 @@ def test_an_unmigrated_database_answers_with_what_to_do(empty_url: str) -> None:
     with pytest.raises(LedgerUnavailable, match="is its schema up to date"):
         ledger.series.list()
     ledger.close()
+
+
+def test_an_open_ledger_leaves_nothing_of_sqlalchemy_for_other_threads_to_import(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/ledger.db"
+    code = "import sys; from lib.ledger.ledger import Ledger; assert 'sqlalchemy.orm' not in sys.modules; "
+    code += f"Ledger({url!r}).upgrade(); assert 'sqlalchemy.orm.exc' in sys.modules"
+    paths = os.pathsep.join(path for path in sys.path if path)
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": paths})
 
 
 @pytest.mark.parametrize(

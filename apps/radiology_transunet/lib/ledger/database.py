@@ -16,6 +16,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,9 @@ def _checked_url(text: str) -> sa.URL:
 
 
 def _open(url: sa.URL) -> sa.Engine:
+    # Whole before the first statement: where MLflow begins to import it in one thread, the statements of others meet
+    # a module that is half there ("partially initialized module 'sqlalchemy.orm.exc'").
+    import_module("sqlalchemy.orm")
     if url.get_backend_name() == "sqlite":
         return _open_sqlite(url)
     options = f"-c timezone=utc -c lock_timeout={int(BUSY_TIMEOUT_S * 1000)}"
