@@ -279,14 +279,12 @@ def judged(made: Made, drawn: Mapping[str, Sequence[Drawn]]) -> dict[str, dict[s
     groups = {name: [known(case) for case in some] for name, some in made["groups"].items()}
     labels = task_with_dropout().schema.names
     calibration = groups.pop("calibration")
-    known_kinds = [case for name in ("clean", *KINDS) for case in groups[name]]
-
-    def figures_of(cases: Sequence[KnownCase], some: Sequence[KnownCase]) -> dict[str, Any]:
-        return figures(rows_of(fit_quality(cases, labels, drawn, "benchmark"), some), missed(some))
-
-    found = {name: figures_of(calibration, some) for name, some in {"known": known_kinds, **groups}.items()}
-    found["known, without samples"] = figures_of(*(list(map(one_answer, some)) for some in (calibration, known_kinds)))
-    return found
+    model = fit_quality(calibration, labels, drawn, "benchmark")
+    tested = {"known": [case for name in ("clean", *KINDS) for case in groups[name]], **groups}
+    found = {name: figures(rows_of(model, some), missed(some)) for name, some in tested.items()}
+    alone = fit_quality(list(map(one_answer, calibration)), labels, drawn, "benchmark")
+    answers = list(map(one_answer, tested["known"]))
+    return {**found, "known, without samples": figures(rows_of(alone, answers), missed(answers))}
 
 
 def means(found: Sequence[Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, float | None]]:

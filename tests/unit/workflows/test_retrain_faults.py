@@ -332,6 +332,20 @@ def nights(monkeypatch: pytest.MonkeyPatch) -> list[Night]:
     return seen
 
 
+def killed(*_: object) -> None:
+    raise Killed
+
+
+def died_after_registering(services: Services, monkeypatch: pytest.MonkeyPatch) -> JobRow:
+    """A job whose worker registered the version and was killed before the gate."""
+    job = take(services)
+    with monkeypatch.context() as patch:
+        patch.setattr(retrain, "decide", killed)
+        with pytest.raises(Killed):
+            run(services, job)
+    return job
+
+
 def test_another_machine_judges_the_version_that_a_dead_one_registered_and_trains_nothing(
     services: Services,
     champion: Path,
@@ -341,14 +355,7 @@ def test_another_machine_judges_the_version_that_a_dead_one_registered_and_train
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def die(*_: object) -> None:
-        raise Killed
-
-    task, job = services.task(), take(services)
-    with monkeypatch.context() as patch:
-        patch.setattr(retrain, "decide", die)
-        with pytest.raises(Killed):
-            run(services, job)
+    task, job = services.task(), died_after_registering(services, monkeypatch)
     registered = read_manifest(services.registry.path(task.name, 2))
     services.registry.note(task.name, 2, "line", "ahead")  # a new plan would start from it
     label("p9", seed=9)  # and learn from this
@@ -366,18 +373,11 @@ def test_another_machine_judges_the_version_that_a_dead_one_registered_and_train
 def test_another_machine_judges_what_a_dead_one_registered_though_too_few_labels_are_left_to_train(
     services: Services, champion: Path, steps: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def die(*_: object) -> None:
-        raise Killed
-
-    task, job = services.task(), take(services)
-    with monkeypatch.context() as patch:
-        patch.setattr(retrain, "decide", die)
-        with pytest.raises(Killed):
-            run(services, job)
+    task, job = services.task(), died_after_registering(services, monkeypatch)
     for number in accepted_ids(services, task, PoolCases)[:2]:  # one of three is left, where two are needed
         services.ledger.annotations.reject(number, "rev", "not good")
     steps.clear()
-    monkeypatch.setattr("lib.workflows.plan.start_of", die)  # nothing is going to start
+    monkeypatch.setattr("lib.workflows.plan.start_of", killed)  # nothing is going to start
     there = elsewhere(services, tmp_path / "other")
     row = work_on(there, job)
     assert (row.state, row.error, steps) == ("done", "", [])
