@@ -19,7 +19,7 @@ from lib.workflows import charts
 from lib.workflows.gate import Condition
 from lib.workflows.overlays import most_different, side_by_side
 from lib.workflows.paired import Interval
-from lib.workflows.report import CaseChange, Corrections, Failure, MorningReport
+from lib.workflows.report import CaseChange, Corrections, Failure, MorningReport, NightRow
 from lib.workflows.reportfiles import PAGE, VALUES, report_file, reports, write_report
 from lib.workflows.reportpage import render, render_index
 
@@ -218,19 +218,27 @@ def test_a_report_is_there_whole_and_a_later_one_of_the_run_replaces_it(tmp_path
     assert "picture" not in values["improved"][0]
 
 
-def test_reports_are_listed_newest_first_and_the_index_leads_to_them(tmp_path: Path) -> None:
+def test_reports_are_read_newest_first(tmp_path: Path) -> None:
     assert reports(tmp_path) == []
-    assert "No retraining has ended yet" in render_index([])
     early = replace(sample(), run="t-v0001", version=1, finished_at=datetime(2026, 1, 1, tzinfo=UTC))
     write_report(tmp_path, sample())
     write_report(tmp_path, early)
     found = reports(tmp_path)
     assert [values["version"] for values in found] == [12, 1]
-    page = Page(render_index(found))
-    assert [address for address in page.addresses if "v0001" in address] == [
+
+
+def test_the_index_leads_to_the_reports_and_names_what_has_none() -> None:
+    assert "No retraining was asked for yet" in render_index([])
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    with_page = NightRow(at, "t", 4, 1, "t-v0001", "promoted", "better")
+    without = NightRow(at, "t", 5, None, None, "failed", "too <few> labels")
+    text = render_index([without, with_page])
+    assert [address for address in Page(text).addresses if "v0001" in address] == [
         "/reports/t-v0001",
         "/reports/t-v0001.json",
     ]
+    assert "none, job 5" in text
+    assert "too &lt;few&gt; labels" in text
 
 
 @pytest.mark.parametrize("run", ["../ledger.db", "a/b", ".hidden", "", "x" * 200])

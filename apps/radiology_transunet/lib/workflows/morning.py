@@ -22,7 +22,7 @@ from lib.workflows.fieldmetrics import field_report
 from lib.workflows.gate import Verdict, conditions
 from lib.workflows.heartbeat import Stopped
 from lib.workflows.models import load_version
-from lib.workflows.report import Curve, MorningReport
+from lib.workflows.report import Curve, MorningReport, run_name
 from lib.workflows.reportfacts import corrections, failures, learned
 from lib.workflows.reportfiles import write_report
 from lib.workflows.services import Services
@@ -104,7 +104,7 @@ def describe(services: Services, night: Night, tell: Tell) -> MorningReport:
     field = field_report(services, night.task)
     verdict = night.verdict
     return MorningReport(
-        run=f"{night.task.name}-v{night.version:04d}",
+        run=run_name(night.task.name, night.version),
         task=night.task.name,
         version=night.version,
         champion=verdict.champion,

@@ -1,14 +1,15 @@
-"""The morning report: what a retraining did, as plain frozen values."""
+"""The morning report, what a retraining did, and the line of the list that tells of it: plain frozen values."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from lib.workflows.gate import Condition
 from lib.workflows.paired import Interval
 
 Curve = tuple[tuple[float, float], ...]
+Outcome = Literal["promoted", "champion stays", "failed", "cancelled", "waiting", "running"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,3 +145,36 @@ class MorningReport:
             del case["picture"]
             case["change"] = case["challenger"] - case["champion"]
         return {**values, "finished_at": self.finished_at.isoformat()}
+
+
+@dataclass(frozen=True, slots=True)
+class NightRow:
+    """One retraining in the list of all.
+
+    Attributes:
+        at: when it ended; of one that is open, when it was asked for.
+        task: that was trained.
+        job: that it was done for; None where its report is all that is known.
+        version: that it made; None without one.
+        run: name of its report; None without one.
+        outcome: what became of it.
+        reason: in words.
+    """
+
+    at: datetime
+    task: str
+    job: int | None
+    version: int | None
+    run: str | None
+    outcome: Outcome
+    reason: str
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it has not ended."""
+        return self.outcome in ("waiting", "running")
+
+
+def run_name(task: str, version: int) -> str:
+    """The name of the report on a version, safe in paths."""
+    return f"{task}-v{version:04d}"

@@ -3,14 +3,15 @@
 import base64
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from lib.workflows import charts
-from lib.workflows.report import MorningReport
+from lib.workflows.report import MorningReport, NightRow, Outcome
 
 PAGES = Path(__file__).parent / "pages"
+COLOURS: Mapping[Outcome, str] = {"promoted": "good", "champion stays": "warn", "failed": "bad"}
+"""Classes of the page's style; the other outcomes have none."""
 UNKNOWN = "–"  # noqa: RUF001 a dash for people
 
 
@@ -21,9 +22,9 @@ def render(report: MorningReport) -> str:
     return _environment().get_template("report.html").render(report=report, rows=rows, span=charts.span_of(rows))
 
 
-def render_index(reports: Sequence[Mapping[str, Any]]) -> str:
-    """The list of reports, from their JSON."""
-    return _environment().get_template("reports.html").render(reports=reports)
+def render_index(nights: Sequence[NightRow]) -> str:
+    """The list of retrainings."""
+    return _environment().get_template("reports.html").render(nights=nights, colours=COLOURS)
 
 
 def _environment() -> Environment:

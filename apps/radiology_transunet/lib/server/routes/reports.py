@@ -1,10 +1,11 @@
-"""The morning reports of retrainings, as the training wrote them."""
+"""Retrainings with what became of them, and their morning reports as the training wrote them."""
 
 from fastapi import APIRouter
 from fastapi.responses import HTMLResponse, Response
 
 from lib.server.context import Context, Ctx
-from lib.workflows.reportfiles import PAGE, VALUES, report_file, reports
+from lib.workflows.nightlist import nights
+from lib.workflows.reportfiles import PAGE, VALUES, report_file
 from lib.workflows.reportpage import render_index
 
 router = APIRouter(prefix="/reports")
@@ -13,7 +14,7 @@ ALWAYS_ASK = {"Cache-Control": "no-cache"}
 
 @router.get("")
 async def index(context: Ctx) -> HTMLResponse:
-    """All reports, the newest first."""
+    """All retrainings, the open ones first, then the newest first."""
     return HTMLResponse(await context.quick.run(_index, context), headers=ALWAYS_ASK)
 
 
@@ -30,7 +31,7 @@ async def page(context: Ctx, run: str) -> HTMLResponse:
 
 
 def _index(context: Context) -> str:
-    return render_index(reports(context.settings.var))
+    return render_index(nights(context.services))
 
 
 def _read(context: Context, run: str, name: str) -> str:
