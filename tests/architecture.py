@@ -8,6 +8,7 @@ import ast
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 LIB = Path(__file__).resolve().parents[1] / "apps" / "radiology_transunet" / "lib"
@@ -71,7 +72,7 @@ class Import:
 
     importer: str  # dotted, for example lib.registry.models
     target: str  # dotted, for example mlflow.tracking or lib.core.errors
-    path: Path
+    path: Path  # from the folder above lib
     line: int
     late: bool  # inside a function
     typing_only: bool  # below `if TYPE_CHECKING:`
@@ -151,15 +152,18 @@ class _Collector(ast.NodeVisitor):
 
 def read_imports(lib: Path) -> list[Import]:
     """Every import of every module below the folder `lib`, also those inside functions."""
-    found: list[Import] = []
-    for path in sorted(lib.rglob("*.py")):
-        parts = ("lib", *path.relative_to(lib).with_suffix("").parts)
-        is_package = parts[-1] == "__init__"
-        module = ".".join(parts[:-1] if is_package else parts)
-        collector = _Collector(module, path, is_package)
-        collector.visit(ast.parse(path.read_text(encoding="utf-8"), str(path)))
-        found += collector.found
-    return found
+    paths = sorted(lib.rglob("*.py"))
+    return [found for path in paths for found in _imports(path.relative_to(lib), path.read_text(encoding="utf-8"))]
+
+
+@cache  # copies of the tree with one file planted differ in that file alone
+def _imports(place: Path, text: str) -> tuple[Import, ...]:
+    """The imports of the module at a place below lib."""
+    parts = ("lib", *place.with_suffix("").parts)
+    is_package = parts[-1] == "__init__"
+    collector = _Collector(".".join(parts[:-1] if is_package else parts), "lib" / place, is_package)
+    collector.visit(ast.parse(text, str(place)))
+    return tuple(collector.found)
 
 
 def violations(lib: Path = LIB) -> list[str]:
@@ -168,8 +172,7 @@ def violations(lib: Path = LIB) -> list[str]:
     beside = "a module that uses nibabel must run without pydicom"
     reasons = [(found, reason) for found in imports for reason in _reasons(found)]
     reasons += [(found, beside) for found in _pydicom_beside_nibabel(imports)]
-    root = lib.parent
-    lines = [f"{i.path.relative_to(root)}:{i.line}: {i.importer} -> {i.target}: {why}" for i, why in reasons]
+    lines = [f"{i.path}:{i.line}: {i.importer} -> {i.target}: {why}" for i, why in reasons]
     return [f"lib/{name}: no such room in the architecture" for name in _unknown_rooms(lib)] + lines
 
 
