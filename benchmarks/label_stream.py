@@ -21,15 +21,16 @@ night, in three ways that see the same labels:
 - scratch: fresh weights and all steps each time, the last weights serve. It needs no calibration and promotion labels,
   and the recipe is not charged for having them.
 
-The cost is CPU seconds of one thread: of the whole training, the validations that choose weights and the reference
-among them; beside it are those of the gate and of the line, for which the new model and the head are both measured on
-the calibration set. (`mean_dice`, which is passed with each model, is its training's last look; it is asked for only
-when nothing serves yet.) The area under the curve of served Dice over labels (trapezoids, divided by
-the range of labels) and the Dice at the end are compared by pairs of one seed, with 95 % intervals of Student's t over
-the seeds. These draw the order of labels and all of training on the same heads: the intervals say how sure a difference
-is on this test set, not how it would vary with other patients. A promotion lowers when the test mean of what serves is
-lower after it than before; Wilson's interval of their share takes nights for independent, which those of one seed are
-not quite. One data set, a small network and a few minutes of training say nothing of other tasks.
+The cost is CPU seconds of one thread, compared between cells of one processor: of the whole training, the validations
+that choose weights and the reference among them; beside it are those of the gate and of the line, for which the new
+model and the head are both measured on the calibration set. (`mean_dice`, which is passed with each model, is its
+training's last look; it is asked for only when nothing serves yet.) The area under the curve of served Dice over labels
+(trapezoids, divided by the range of labels) and the Dice at the end are compared by pairs of one seed, with 95 %
+intervals of Student's t over the seeds. These draw the order of labels and all of training on the same heads: the
+intervals say how sure a difference is on this test set, not how it would vary with other patients. A promotion lowers
+when the test mean of what serves is lower after it than before; Wilson's interval of their share takes nights for
+independent, which those of one seed are not quite. One data set, a small network and a few minutes of training say
+nothing of other tasks.
 
 A cell is one way with one seed. A night that is done is a file in the cell's folder, a cell a line of cells.jsonl in
 the --work folder: start a run that was killed again. Whoever changes a recipe looks at `--split dev`, where a part of
@@ -132,7 +133,8 @@ def run_cell(options: argparse.Namespace) -> Made:
     )
     done = [asdict(night) for night in nights.stream(stage, nights.WAYS[way])]
     there = {name: {"heads": len(sets[name]), "cases": len(cases[name])} for name in sets}
-    return {"nights": [{name: night[name] for name in KEPT} for night in done], "sets": there}
+    nights_done = [{name: night[name] for name in KEPT} for night in done]
+    return {"nights": nights_done, "sets": there, "machine": surroundings()["cpu"]}
 
 
 def key_of(options: argparse.Namespace, way: str, seed: int) -> str:
@@ -187,7 +189,8 @@ def show(rows: Mapping[str, Mapping[str, Any]], differences: Mapping[str, Mappin
     for name, one in differences.items():
         print(
             f"recipe minus {name}: area {signed(one['area'])}, at the end {signed(one['end'])}, "
-            f"{one['cost']:.0%} of its CPU time, {one['steps']:.0%} of its steps"
+            f"{'?' if one['cost'] is None else format(one['cost'], '.1%')} of its CPU time ({one['cost_of']} seeds), "
+            f"{one['steps']:.0%} of its steps"
         )
     dips = rows["monailabel"]["at_first_validation"]
     if dips["of"]:
@@ -236,7 +239,8 @@ def main() -> None:
         return
     made, settings = cells_of(options), settings_of(options)
     streams = {way: [made[way, str(seed)]["nights"] for seed in range(options.seeds)] for way in NAMES}
-    rows, differences = {way: row_of(found) for way, found in streams.items()}, compared(streams)
+    machines = {way: [made[way, str(seed)].get("machine") for seed in range(options.seeds)] for way in NAMES}
+    rows, differences = {way: row_of(found) for way, found in streams.items()}, compared(streams, machines)
     show(rows, differences)
     judged = verdict(differences)
     print(f"{judged}")
@@ -251,7 +255,10 @@ def main() -> None:
         "figures": rows,
         "recipe_minus": differences,
         "verdict": judged,
-        "cells": [{"way": way, "seed": int(seed), "nights": one["nights"]} for (way, seed), one in made.items()],
+        "cells": [
+            {"way": way, "seed": int(seed), "machine": machines[way][int(seed)], "nights": one["nights"]}
+            for (way, seed), one in made.items()
+        ],
         "surroundings": surroundings(),
     }
     write_json(options.out, result)

@@ -246,7 +246,8 @@ def test_ways_are_compared_by_pairs_of_one_seed(part) -> None:
         "monailabel": [rows(v, v, always) for v in ([0.4, 0.50], [0.6, 0.71])],
         "scratch": [rows(v, v, always) for v in ([0.6, 0.71], [0.8, 0.91])],
     }
-    found = figures.compared(streams)
+    same = {way: ["a", "b"] for way in streams}
+    found = figures.compared(streams, same)
     assert found["scratch"]["end"]["mean"] == pytest.approx(0.0)
     assert found["scratch"]["end"]["half_interval"] == pytest.approx(12.7062 * 0.01, rel=1e-4)
     assert found["scratch"]["cost"] == pytest.approx(0.3)
@@ -255,5 +256,17 @@ def test_ways_are_compared_by_pairs_of_one_seed(part) -> None:
     assert judged == {
         "end_within": True, "end_shown_within": False, "cost_within": True, "above_monailabel": True,
     }  # fmt: skip
-    one = figures.verdict(figures.compared({way: found[:1] for way, found in streams.items()}))
+    one = figures.verdict(figures.compared({way: found[:1] for way, found in streams.items()}, same))
     assert (one["end_within"], one["end_shown_within"], one["above_monailabel"]) == (False, None, None)
+
+
+def test_seconds_of_different_machines_are_not_compared(part) -> None:
+    figures, values, always = part("stream_figures"), [0.6, 0.7], [True, True]
+    streams = {way: [rows(values, values, always)] * 3 for way in figures.NAMES}
+    streams["recipe"] = [rows(values, values, always, train_s=s) for s in (5.0, 2.0, 7.0)]
+    machines = {"recipe": ["b", "a", None], "monailabel": ["b", "b", "b"], "scratch": ["a", "a", None]}
+    found = figures.compared(streams, machines)
+    assert (found["scratch"]["cost"], found["scratch"]["cost_of"]) == (pytest.approx(0.2), 1)
+    assert found["monailabel"]["cost_of"] == 1
+    other = figures.compared(streams, {**machines, "scratch": ["a", "b", "b"]})
+    assert (other["scratch"]["cost"], figures.verdict(other)["cost_within"]) == (None, None)

@@ -23,6 +23,12 @@ def test_a_constant_rate_stays_at_its_peak_after_the_warm_up() -> None:
     assert [rate_factor(share, 0.0, "constant") for share in (0.0, 1.0)] == [1.0, 1.0]
 
 
+def test_a_trapezoid_keeps_its_peak_until_the_last_three_tenths() -> None:
+    shares = (0.0, 0.05, 0.1, 0.5, 0.7, 0.85, 1.0)
+    assert [rate_factor(share, 0.1, "trapezoid") for share in shares] == pytest.approx([0, 0.5, 1, 1, 1, 0.5, 0])
+    assert [rate_factor(share, 0.9, "trapezoid") for share in (0.45, 0.88, 0.97)] == pytest.approx([0.5, 0.4, 0.1])
+
+
 def test_a_budget_ends_with_whichever_share_is_larger() -> None:
     now = [0.0]
     budget = Budget(steps=100, seconds=60.0, clock=lambda: now[0])

@@ -19,7 +19,7 @@ from lib.workflows.recipe import AHEAD, FRESH, LINE, START, adapted, first_weigh
 from lib.workflows.retrain import Stopped, request_retrain, run_retrain
 from lib.workflows.services import Services
 
-RECIPE = RecipeConfig(keep=0.6, steps=0.3, rate=0.25, new=0.5, validations=5, reference_every=3)
+RECIPE = RecipeConfig(keep=0.6, steps=0.3, rate=0.25, schedule="trapezoid", new=0.5, validations=5, reference_every=3)
 Register = Callable[..., int]
 CASES: Any = ("case",)
 """Stands for calibration cases, which nothing looks into here."""
@@ -61,6 +61,7 @@ def test_a_warm_training_is_shorter_and_gentler_and_keeps_its_best_weights() -> 
     config = FitConfig(steps=100, learning_rate=2e-3)
     warm = adapted(config, RECIPE, is_warm=True, tuned=True, asked={})
     assert (warm.steps, warm.learning_rate, warm.keep, warm.validate_every) == (30, 5e-4, "best", 6)
+    assert (config.schedule, warm.schedule) == ("cosine", "trapezoid")
     once = adapted(replace(config, keep="best", validate_every=7), replace(RECIPE, validations=1), True, True, {})
     assert (once.keep, once.validate_every) == ("last", 0)
     asked = adapted(config, RECIPE, is_warm=True, tuned=False, asked={"steps": 100})

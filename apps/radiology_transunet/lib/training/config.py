@@ -7,7 +7,7 @@ from typing import Literal, get_args
 from lib.core.errors import InvalidSettings
 from lib.inference.config import FlipAxis
 
-Schedule = Literal["cosine", "poly", "constant"]
+Schedule = Literal["cosine", "poly", "trapezoid", "constant"]
 Loss = Literal["dice_ce", "dice_focal", "tversky_ce"]
 Optimiser = Literal["adamw", "sgd"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -79,7 +79,7 @@ class FitConfig:
         learning_rate: peak rate.
         weight_decay: of the optimiser.
         warmup: share of the run in which the rate rises from zero.
-        schedule: how the rate falls to zero afterwards, or "constant": it stays.
+        schedule: how the rate falls to zero afterwards, with "trapezoid" at the end alone; or "constant": it stays.
         foreground: share of a batch drawn around a voxel of a label.
         rare_oversampling: how the label of such a draw is chosen at first: 1 = each label as often as any other however
             rare it is, 0 = as often as the cases show it, between them a mixture. It fades to 0 by the end of the run:

@@ -7,6 +7,8 @@ from math import cos, pi
 from lib.training.config import Schedule
 
 POLY_POWER = 0.9
+FALL = 0.3
+"""Share of a run in which a trapezoid falls."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +42,15 @@ def rate_factor(progress: float, warmup: float, schedule: Schedule) -> float:
     Args:
         progress: share of the run that is over.
         warmup: share of the run in which the rate rises.
-        schedule: "cosine", or "poly": (1 - x) ** 0.9, or "constant": 1.
+        schedule: "cosine", or "poly": (1 - x) ** 0.9, or "constant": 1, or "trapezoid": 1 until the last three tenths
+            of the run, then straight down (Haegele et al. 2024, arXiv:2405.18392).
     """
-    if progress < warmup:
-        return progress / warmup
+    rise = progress / warmup if progress < warmup else 1.0
     if schedule == "constant":
-        return 1.0
+        return rise
+    if schedule == "trapezoid":
+        return min(rise, (1 - progress) / FALL)
+    if progress < warmup:
+        return rise
     rest = (progress - warmup) / (1 - warmup)
     return float((1 + cos(pi * rest)) / 2 if schedule == "cosine" else (1 - rest) ** POLY_POWER)

@@ -122,7 +122,8 @@ def adapted(config: FitConfig, recipe: RecipeConfig, is_warm: bool, tuned: bool,
     """
     if is_warm:
         steps = config.steps if "steps" in asked else max(1, round(config.steps * recipe.steps))
-        config = replace(config, learning_rate=config.learning_rate * recipe.rate, steps=steps)
+        rate = config.learning_rate * recipe.rate
+        config = replace(config, learning_rate=rate, schedule=recipe.schedule, steps=steps)
     if tuned and recipe.validations == 1:
         config = replace(config, keep="last", validate_every=0)
     elif tuned and recipe.validations:
