@@ -186,9 +186,13 @@ def show(rows: Mapping[str, Mapping[str, Any]], differences: Mapping[str, Mappin
             f"{name:<12} {row['steps']:>6.0f} {row['train_s']:>7.0f} {row['judge_s']:>7.0f}  "
             f"{done['lowered']} of {done['of']}{text}; {kept['count']} ({kept['better']})"
         )
+    if rows["recipe"]["rejected"]["count"]:
+        line = rows["recipe"]
+        print(f"recipe, if each model served: area {line['made_area']:.4f}, at the end {line['made_end']:.4f}")
     for name, one in differences.items():
         print(
-            f"recipe minus {name}: area {signed(one['area'])}, at the end {signed(one['end'])}, "
+            f"recipe minus {name}: area {signed(one['area'])} (if each model served {signed(one['made_area'])}), "
+            f"at the end {signed(one['end'])}, "
             f"{'?' if one['cost'] is None else format(one['cost'], '.1%')} of its CPU time ({one['cost_of']} seeds), "
             f"{one['steps']:.0%} of its steps"
         )

@@ -15,11 +15,11 @@ ALLOWED_LOSS, ALLOWED_COST = 0.005, 0.35
 CONFIDENCE = 0.95
 
 
-def area(nights: Sequence[Mapping[str, Any]]) -> float:
-    """Mean height of the curve of served Dice over labels, by trapezoids; of one night its Dice."""
+def area(nights: Sequence[Mapping[str, Any]], figure: str = "served") -> float:
+    """Mean height of the curve of a Dice over labels, by trapezoids; of one night its Dice."""
     if len(nights) == 1:
-        return float(nights[0]["served"])
-    steps = ((b["labels"] - a["labels"], (a["served"] + b["served"]) / 2) for a, b in pairwise(nights))
+        return float(nights[0][figure])
+    steps = ((b["labels"] - a["labels"], (a[figure] + b[figure]) / 2) for a, b in pairwise(nights))
     return float(sum(width * height for width, height in steps) / (nights[-1]["labels"] - nights[0]["labels"]))
 
 
@@ -65,6 +65,8 @@ def row_of(streams: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
         "served": [fmean(column) for column in zip(*served, strict=True)],
         "area": fmean(map(area, streams)),
         "end": fmean(nights[-1]["served"] for nights in streams),
+        "made_area": fmean(area(nights, "made") for nights in streams),
+        "made_end": fmean(nights[-1]["made"] for nights in streams),
         "steps": fmean(total(nights, "steps") for nights in streams),
         "train_s": fmean(total(nights, "train_s") for nights in streams),
         "judge_s": fmean(total(nights, "judge_s") for nights in streams),
@@ -93,6 +95,7 @@ def compared(
         costs = [total(ours, "train_s") / total(theirs, "train_s") for ours, theirs in compress(pairs, alike)]
         found[other] = {
             "area": paired([area(ours) - area(theirs) for ours, theirs in pairs]),
+            "made_area": paired([area(ours, "made") - area(theirs, "made") for ours, theirs in pairs]),
             "end": paired([ours[-1]["served"] - theirs[-1]["served"] for ours, theirs in pairs]),
             "cost": fmean(costs) if costs else None,
             "cost_of": len(costs),

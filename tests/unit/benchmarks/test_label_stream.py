@@ -233,6 +233,8 @@ def test_what_lowered_and_what_was_rejected_is_counted_against_what_served_befor
     assert row["promotions"]["worst"] == pytest.approx(-0.05)
     assert (row["rejected"]["count"], row["rejected"]["better"]) == (2, 2)
     assert row["rejected"]["changes"] == pytest.approx([0.02, 0.02])
+    assert (row["area"], row["made_area"]) == pytest.approx(((0.65 + 0.7 + 0.675) / 3, (0.65 + 0.71 + 0.685) / 3))
+    assert (row["end"], row["made_end"]) == (0.65, 0.65)
     assert row["at_first_validation"]["of"] == 0
     assert (row["train_s"], row["steps"]) == (40.0, 400)
     dips = figures.row_of([rows([0.6, 0.7], [0.6, 0.7], [True, True], first=0.4)])["at_first_validation"]

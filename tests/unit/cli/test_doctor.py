@@ -11,7 +11,7 @@ from rich.console import Console
 from lib.cli import doctor, parts, pins
 from lib.cli.parts import Part
 from lib.cli.pins import Pin, read_pins
-from lib.core.errors import ArchiveUnavailable, LedgerUnavailable
+from lib.core.errors import ArchiveUnavailable, InvalidSettings, LedgerUnavailable
 
 
 def shown(found: list[Part]) -> str:
@@ -83,16 +83,16 @@ def test_the_table_shows_found_wanted_and_how_to_mend_what_is_broken() -> None:
 
 def test_a_viewer_of_another_version_or_without_its_page_is_missing(tmp_path: Path) -> None:
     folder = tmp_path / "ohif"
-    assert not parts.ohif_part(tmp_path).ok
+    assert not parts.ohif_part(folder).ok
     folder.mkdir()
     for name in ("index.html", "app-config.js"):
         (folder / name).write_text("")
     (folder / parts.OHIF_STAMP).write_text("3.0.0\n")
-    assert (parts.ohif_part(tmp_path).found, parts.ohif_part(tmp_path).ok) == ("3.0.0", False)
+    assert (parts.ohif_part(folder).found, parts.ohif_part(folder).ok) == ("3.0.0", False)
     (folder / parts.OHIF_STAMP).write_text(f"{parts.OHIF_VERSION}\n")
-    assert parts.ohif_part(tmp_path).ok
+    assert parts.ohif_part(folder).ok
     (folder / "index.html").unlink()
-    assert (parts.ohif_part(tmp_path).found, parts.ohif_part(tmp_path).ok) == ("", False)
+    assert (parts.ohif_part(folder).found, parts.ohif_part(folder).ok) == ("", False)
 
 
 def test_a_missing_program_is_named_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,3 +189,42 @@ def test_the_real_installation_is_examined_part_by_part(tmp_path: Path, monkeypa
     assert not found["model registry"].ok
     assert not found["archive"].ok
     assert not [name for name in found if name.startswith("model of")]  # nobody to ask without a registry
+    assert found["Orthanc"].required
+
+
+def test_an_archive_that_answers_and_a_viewer_elsewhere_are_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lib.settings import load_settings
+
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    viewer, answering = tmp_path / "viewer", parts.Part("archive", "Orthanc 1.10", "http://pacs", True)
+    viewer.mkdir()
+    for name, text in {"index.html": "", "app-config.js": "", parts.OHIF_STAMP: parts.OHIF_VERSION}.items():
+        (viewer / name).write_text(text)
+    monkeypatch.setattr(doctor, "archive_part", lambda services: answering)
+    monkeypatch.setattr("lib.cli.orthanc_process.BINARY_FOLDERS", ())
+    monkeypatch.setenv("PATH", "")
+    environ = {"TRANSUNET_VAR": str(tmp_path / "var"), "TRANSUNET_SERVER__VIEWER": str(viewer)}
+    found = {part.name: part for part in doctor.examine(load_settings(environ=environ))}
+    assert (found["Orthanc"].ok, found["Orthanc"].required) == (False, False)
+    assert not found["DICOMweb plug-in"].required
+    assert found["OHIF viewer"].ok
+
+
+def test_a_ledger_of_another_key_is_named_and_no_command_goes_on_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lib.cli.context import current_services, current_settings
+    from lib.workflows.services import open_services
+
+    monkeypatch.setenv("TRANSUNET_VAR", str(tmp_path))
+    monkeypatch.delenv("TRANSUNET_LEDGER__PSEUDONYM_KEY", raising=False)
+    services = current_services()
+    assert doctor.ledger_part(services).ok
+    monkeypatch.setenv("TRANSUNET_LEDGER__PSEUDONYM_KEY", (tmp_path / "pseudonym.key").read_text().strip())
+    with pytest.raises(InvalidSettings, match="the text of that file in the variable is another key"):
+        current_services()
+    part = doctor.ledger_part(open_services(current_settings()))
+    assert not part.ok
+    assert "pseudonym key" in part.found

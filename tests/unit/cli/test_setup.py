@@ -42,7 +42,7 @@ def test_the_viewer_is_unpacked_from_the_built_part_of_its_package(tarball: Path
     found = {str(p.relative_to(var / "ohif")): p.read_bytes() for p in (var / "ohif").rglob("*") if p.is_file()}
     wanted = {name.removeprefix("package/dist/"): text for name, text in FILES.items() if "/dist/" in name}
     assert found == {**wanted, ".version": f"{OHIF_VERSION}\n".encode()}
-    assert ohif_part(var).ok
+    assert ohif_part(var / "ohif").ok
 
 
 def test_a_tampered_viewer_is_not_unpacked(tarball: Path, tmp_path: Path) -> None:

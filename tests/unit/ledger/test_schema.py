@@ -54,7 +54,7 @@ def test_the_migrations_lead_to_the_tables_of_the_code(empty_url: str) -> None:
     with database.write() as connection:
         metadata.create_all(connection)
     assert rules_of(database) == migrated
-    assert len(migrated) == 22
+    assert len(migrated) == 23
     database.close()
 
 
@@ -106,7 +106,7 @@ def test_a_newer_schema_is_refused_by_check_and_upgrade(empty_url: str) -> None:
     ledger.upgrade()
     with database.write() as connection:
         connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
-    with pytest.raises(LedgerUnavailable, match="must have schema version 0009, got 9999"):
+    with pytest.raises(LedgerUnavailable, match="must have schema version 0010, got 9999"):
         ledger.check()
     with pytest.raises(LedgerUnavailable, match="9999"):
         ledger.upgrade()

@@ -1,11 +1,12 @@
 import io
+import shutil
 from pathlib import Path
 
 import pytest
 from starlette.datastructures import UploadFile
 
 from lib.core.errors import InvalidInput
-from lib.server.images import kept_upload, parameters, series_uid
+from lib.server.images import kept_upload, parameters, scratch_folder, series_uid
 
 
 @pytest.mark.parametrize("image", ["1.2.840.1", "2.25.329800735698586629295641978511506172918"])
@@ -45,11 +46,16 @@ def test_params_are_an_object_or_nothing() -> None:
 
 def test_an_upload_is_kept_under_a_name_of_ours_and_removed(tmp_path: Path) -> None:
     upload = UploadFile(io.BytesIO(b"abc"), filename="../../evil.nii.gz")
-    with kept_upload(upload, tmp_path) as path:
-        assert path.parent == tmp_path
+    folder = tmp_path / "emptied" / "uploads"
+    with kept_upload(upload, folder) as path:
+        assert path.parent == folder
         assert path.name.endswith(".nii.gz")
         assert path.read_bytes() == b"abc"
-    assert list(tmp_path.iterdir()) == []
+    assert list(folder.iterdir()) == []
+    shutil.rmtree(folder.parent)
+    with scratch_folder(folder) as scratch:
+        assert scratch.parent == folder
+    assert list(folder.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["x.sh", "x.bin", "x", "x.nii.gz.exe"])

@@ -33,11 +33,11 @@ def current_settings(overrides: dict[str, str] | None = None) -> "Settings":
 
 
 def current_services() -> "Services":
-    """The rooms, configured; the ledger's schema is brought up to date."""
-    from lib.workflows.services import open_services
+    """The rooms, configured; the ledger's schema is brought up to date, its key checked."""
+    from lib.workflows.services import open_services, prepare_ledger
 
     services = open_services(current_settings())
-    services.ledger.upgrade()
+    prepare_ledger(services)
     return services
 
 

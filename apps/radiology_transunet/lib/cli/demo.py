@@ -50,7 +50,7 @@ def demo(
     Example: transunet-label demo --data ../data/hippocampus --task hippocampus_mr
     """
     from lib.cli.demo_site import running_site
-    from lib.workflows.services import open_services
+    from lib.workflows.services import open_services, prepare_ledger
 
     clock = Stopwatch(time.monotonic())
     console = Console()
@@ -59,7 +59,7 @@ def demo(
     with running_site(task, port) as site:
         clock.passed("archive")
         services = open_services(site.settings)
-        services.ledger.upgrade()
+        prepare_ledger(services)
         run = DemoRun(site, services, make_cohort(services, data, patient_rule), console, clock)
         run.get_ready()
         if json_file is not None:

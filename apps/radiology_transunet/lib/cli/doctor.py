@@ -1,6 +1,7 @@
 """`transunet-label doctor`: every part of the installation, what was found, what is wanted, how to mend."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import typer
@@ -60,17 +61,18 @@ def examine(settings: "Settings") -> Iterator[Part]:
     yield parts.uv_part()
     yield from package_parts(read_pins(parts.LOCK.read_text(encoding="utf-8")))
     yield stand_in_part()
-    yield parts.orthanc_part()
-    yield parts.dicomweb_part()
-    yield parts.ohif_part(settings.var)
+    services = open_services(settings)
+    archive = archive_part(services)
+    for own in (parts.orthanc_part(), parts.dicomweb_part()):
+        yield replace(own, required=not archive.ok)  # an archive that answers needs none on this machine
+    yield parts.ohif_part(settings.server.viewer_folder(settings.var))
     yield parts.chromium_part()
     yield parts.disk_part(settings.var)
     yield gpu_part(settings.inference.device)
-    services = open_services(settings)
     yield ledger_part(services)
     registry = registry_part(services)
     yield registry
-    yield archive_part(services)
+    yield archive
     if registry.ok:
         yield from (champion_part(services, task) for task in services.tasks)
 
@@ -113,8 +115,13 @@ def gpu_part(wanted: str) -> Part:
 
 
 def ledger_part(services: "Services") -> Part:
-    """The ledger's database and its schema."""
-    return _tried("ledger", "newest schema", services.ledger.check, "scripts/setup, or: transunet-label status")
+    """The ledger's database, its schema and its key."""
+
+    def check() -> None:
+        services.ledger.check()
+        services.ledger.keys.require(services.key)
+
+    return _tried("ledger", "newest schema", check, "scripts/setup, or: transunet-label status")
 
 
 def registry_part(services: "Services") -> Part:

@@ -83,9 +83,8 @@ def dicomweb_part() -> Part:
     return Part("DICOMweb plug-in", path.name.partition(".so.")[2] or str(path), "any", True, hint)
 
 
-def ohif_part(var: Path) -> Part:
+def ohif_part(folder: Path) -> Part:
     """The viewer's files."""
-    folder = var / "ohif"
     stamp = folder / OHIF_STAMP
     version = stamp.read_text(encoding="utf-8").strip() if stamp.is_file() else ""
     complete = (folder / "index.html").is_file() and (folder / "app-config.js").is_file()

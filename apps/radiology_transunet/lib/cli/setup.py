@@ -63,10 +63,10 @@ def install_debian_parts() -> Iterator[Part]:
 
 def install_viewer(var: Path) -> Iterator[Part]:
     """Unpack the viewer into var/ohif; yields the part when that is not possible."""
-    if ohif_part(var).ok:
+    if ohif_part(var / "ohif").ok:
         return
     if shutil.which("npm") is None:
-        yield ohif_part(var)
+        yield ohif_part(var / "ohif")
         return
     print(f"setup: fetching the viewer {OHIF_PACKAGE}", flush=True)
     var.mkdir(parents=True, exist_ok=True)
@@ -74,7 +74,7 @@ def install_viewer(var: Path) -> Iterator[Part]:
         packed = subprocess.run(["npm", "pack", "--silent", OHIF_PACKAGE], cwd=scratch, check=False)
         tarballs = list(Path(scratch).glob("*.tgz"))
         if packed.returncode or len(tarballs) != 1:
-            yield ohif_part(var)
+            yield ohif_part(var / "ohif")
             return
         unpack_viewer(tarballs[0], var / "ohif")
 

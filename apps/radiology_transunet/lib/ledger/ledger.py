@@ -23,6 +23,7 @@ from lib.ledger.database import Database
 from lib.ledger.estimates import Estimates
 from lib.ledger.figures import Figures
 from lib.ledger.jobs import Jobs
+from lib.ledger.keys import Keys
 from lib.ledger.models import Models
 from lib.ledger.nights import Nights
 from lib.ledger.outbox import Outbox
@@ -51,6 +52,7 @@ class Ledger:
         models: verdicts on model versions.
         figures: of versions that served, on promotion cases.
         nights: who starts the trainings of a scheduled moment.
+        keys: the secret key that it goes with.
         curation: tags and cohorts of series.
         audit: who did what to what.
 
@@ -80,6 +82,7 @@ class Ledger:
         self.models = Models(*book)
         self.figures = Figures(*book)
         self.nights = Nights(*book)
+        self.keys = Keys(*book)
         self.curation = Curation(*book)
         self.audit = Audit(*book)
 

@@ -67,6 +67,15 @@ def check_shares(shares: Mapping[str, float]) -> None:
         raise InvalidSettings(f"the shares of the splits must sum to 1, got {total:g} from {dict(shares)}")
 
 
+def key_digest(key: bytes) -> str:
+    """What tells keys apart without giving them away: 64 hexadecimal digits of HMAC-SHA256.
+
+    Raises:
+        InvalidSettings: an empty key.
+    """
+    return _digest(key, "key", "").hex()
+
+
 def read_or_make_key(path: Path) -> bytes:
     """The key in that file; a new random one, readable by the owner alone, when there is none.
 

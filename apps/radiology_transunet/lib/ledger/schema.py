@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from lib.core.errors import LedgerUnavailable
 from lib.ledger.database import Database, take_turns
 
-HEAD = "0009"
+HEAD = "0010"
 """The newest migration; a constant, so that a check needs no Alembic."""
 
 MIGRATIONS = Path(__file__).parent / "migrations"

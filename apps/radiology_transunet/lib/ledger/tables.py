@@ -3,7 +3,7 @@
     patients 1--n series 1--n annotations 1--n outbox, corrections, case_figures
                        |--n leases, skips, queue_rows n--1 queues
                        |--n scorings 1--n scores, embeddings: scoretables.py
-    jobs, verdicts, nights, cursors, audit stand alone
+    jobs, verdicts, nights, keys, cursors, audit stand alone
     tags and cohorts of series: curationtables.py; estimates of drafts: estimates.py
 
 A change here needs a migration: a test compares both.
@@ -255,6 +255,14 @@ nights = sa.Table(
     text("holder"),
     sa.Column("until", UtcDateTime, nullable=False),
     sa.Column("done_at", UtcDateTime),
+)
+
+keys = sa.Table(
+    "keys",  # which secret the pseudonyms were made with
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    text("digest"),
+    sa.Column("created_at", UtcDateTime, nullable=False),
 )
 
 cursors = sa.Table(

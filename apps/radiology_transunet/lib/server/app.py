@@ -30,7 +30,7 @@ from lib.server.tasks import DraftAll, NextCase, RankQueue, Retraining, Segmenta
 from lib.settings import Settings
 from lib.taskfile import load_task
 from lib.workflows.models import ChampionCache
-from lib.workflows.services import Services, open_services
+from lib.workflows.services import Services, open_services, prepare_ledger
 from lib.workflows.worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ class TransUNetApp(MONAILabelApp):
         with self._lock:
             if self._services is None:
                 services = open_services(self._settings)
-                services.ledger.upgrade()
+                prepare_ledger(services)
                 self._services, self._champions = services, ChampionCache(services)
             return self._services
 

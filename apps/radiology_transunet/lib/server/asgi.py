@@ -23,6 +23,7 @@ from lib.server.context import Context, open_context, server_settings
 from lib.server.routes import ROUTERS
 from lib.server.security import Security
 from lib.settings import Settings
+from lib.workflows.services import prepare_ledger
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ def _lifespan(settings: Settings) -> Callable[[FastAPI], AbstractAsyncContextMan
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         context = open_context(settings)
         app.state.context = context
-        context.services.ledger.upgrade()
+        prepare_ledger(context.services)
         context.watch.start()
         warm_up = asyncio.create_task(context.heavy.run(_warm_up, context))
         logger.info("serving %s for %s", ", ".join(context.services.tasks), settings.server.url)

@@ -56,6 +56,7 @@ def kept_upload(upload: UploadFile, folder: Path) -> Iterator[Path]:
         InvalidInput: a file that is no volume by its name.
     """
     suffix = suffix_of(upload.filename or "")
+    folder.mkdir(parents=True, exist_ok=True)  # somebody may have emptied the cache since the start
     with tempfile.NamedTemporaryFile(dir=folder, suffix=suffix) as file:
         shutil.copyfileobj(upload.file, file, 2**20)
         file.flush()
@@ -65,5 +66,6 @@ def kept_upload(upload: UploadFile, folder: Path) -> Iterator[Path]:
 @contextmanager
 def scratch_folder(folder: Path) -> Iterator[Path]:
     """A folder for the files of one reply, removed afterwards."""
+    folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as name:
         yield Path(name)

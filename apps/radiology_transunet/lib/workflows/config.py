@@ -100,7 +100,8 @@ class RetrainConfig:
     """When a challenger replaces the champion.
 
     Attributes:
-        tolerance: mean Dice that a challenger may lack on the calibration patients and still be promoted.
+        tolerance: mean Dice that a challenger may lack on the calibration patients and still be promoted, where
+            `ledger.splits.promotion` is 0; else the gate decides.
         min_labels: accepted annotations of the pool that a training needs at least.
         at: local time of day, HH:MM, at which the worker starts the trainings that are due; empty = never.
         grace_h: hours after `at` in which a worker that was down then still starts what is due, once; 0 = it has to be

@@ -66,3 +66,14 @@ def open_services(settings: Settings) -> Services:
         registry=Registry(settings.registry.located(settings.var)),
         key=settings.ledger.key(settings.var),
     )
+
+
+def prepare_ledger(services: Services) -> None:
+    """Bring the ledger's schema up to date, and go on only with the key that its pseudonyms were made with.
+
+    Raises:
+        InvalidSettings: another key.
+        LedgerUnavailable: the database does not answer, or is of a newer version than this software.
+    """
+    services.ledger.upgrade()
+    services.ledger.keys.require(services.key)
