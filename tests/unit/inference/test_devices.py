@@ -3,8 +3,16 @@
 import pytest
 import torch
 
+from lib.core.errors import NoRoomToMeasure, OutOfMemory
 from lib.inference import devices
-from lib.inference.devices import cpu_abilities, cpu_computes_bf16, has_bf16, limit_memory, onednn_takes_bf16
+from lib.inference.devices import (
+    cpu_abilities,
+    cpu_computes_bf16,
+    has_bf16,
+    limit_memory,
+    memory_needed,
+    onednn_takes_bf16,
+)
 
 
 @pytest.mark.parametrize(
@@ -65,3 +73,31 @@ def test_on_a_cpu_and_with_all_of_a_card_nothing_is_limited(device: str, share: 
     told: list[float] = []
     limit_memory(torch.device(device), share, lambda share, device: told.append(share))
     assert told == []
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "CUDA out of memory. Tried to allocate 2.00 GiB.",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+        "[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory",
+    ],
+)
+def test_a_lack_of_memory_gets_words_whatever_library_has_it(said: str) -> None:
+    error = RuntimeError(said)
+    with pytest.raises(OutOfMemory, match=r"^no memory to look: ") as caught, memory_needed("to look"):
+        raise error
+    assert said in str(caught.value)
+    assert caught.value.__cause__ is error
+
+
+def test_words_that_a_lack_of_memory_has_stay_and_other_errors_too() -> None:
+    said = OutOfMemory("no memory for 8 slices")
+    with pytest.raises(OutOfMemory) as caught, memory_needed("to look"):
+        raise said
+    assert caught.value is said
+    with pytest.raises(NoRoomToMeasure, match=r"^no memory for 8 slices$"), memory_needed("to look", NoRoomToMeasure):
+        raise said
+    with pytest.raises(RuntimeError, match="shapes differ"), memory_needed("to look"):
+        raise RuntimeError("shapes differ")

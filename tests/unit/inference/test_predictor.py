@@ -285,6 +285,15 @@ def test_without_memory_half_as_many_slices_are_asked_about_for_the_rest_of_a_vo
     np.testing.assert_array_equal(found.embedding, wanted.embedding)
 
 
+def test_without_memory_for_a_patch_the_error_names_the_image(
+    window: PreprocessConfig, schema: LabelSchema, labelled: Labelled
+) -> None:
+    volume, seen = labelled(GRID, 2)[0], list[int]()
+    with pytest.raises(OutOfMemory, match=r"no memory on cpu to predict an image of .* voxels, .*CUDA out of memory"):
+        of_patches(Crowded(0, seen), window, schema, (2, 8, 8), PredictConfig()).predict(volume)
+    assert len(seen) == 1
+
+
 @pytest.mark.parametrize(("batch_size", "tried"), [(4, [4, 2]), (1, [1])])
 def test_without_memory_for_half_as_many_the_error_names_slices_and_option(
     batch_size: int, tried: list[int], window: PreprocessConfig, schema: LabelSchema, labelled: Labelled

@@ -210,3 +210,27 @@ def test_processes_on_graphics_cards_do_not_meet_again() -> None:
     card = torch.device("cuda", 0)
     assert [Group(0, 2).may_meet_again(device) for device in (CPU, card)] == [True, False]
     assert ALONE.may_meet_again(card)
+
+
+def test_a_full_card_that_has_no_room_for_a_connection_is_a_lack_of_memory() -> None:
+    with pytest.raises(torch.OutOfMemoryError, match="CUDA out of memory"), collectives.loss_explained():
+        raise torch.OutOfMemoryError("NCCL error: CUDA out of memory.")
+
+
+@pytest.mark.parametrize(("backend", "parts"), [("gloo", 1), ("cpu:gloo,cuda:nccl", 0)])
+def test_who_fails_with_nccl_does_not_part_for_that_waits_for_the_others(
+    backend: str, parts: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    parted: list[int] = []
+    monkeypatch.setattr(Group, "meet", lambda group: None)
+    monkeypatch.setattr(Group, "part", staticmethod(lambda: parted.append(1)))
+    monkeypatch.setattr(Group, "tell_end", lambda group, error: None)
+    monkeypatch.setattr(distributed.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(distributed.dist, "get_backend", lambda: backend)
+    store = file_store(tmp_path / "store", 2)
+    with pytest.raises(ValueError, match="within a step"), distributed.joined(1, 2, store=store):
+        raise ValueError("within a step")
+    assert len(parted) == parts
+    with distributed.joined(1, 2, store=store):
+        pass
+    assert len(parted) == parts + 1

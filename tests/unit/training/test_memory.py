@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lib.core.errors import OutOfMemory, TrainingFailed
+from lib.core.errors import NoRoomToMeasure, OutOfMemory, TrainingFailed
 from lib.inference.config import PreprocessConfig
 from lib.networks.config import NetworkConfig
 from lib.training.config import FitConfig
@@ -161,6 +161,29 @@ def test_a_last_look_that_finds_no_memory_blames_no_step_and_leaves_them_all_in_
     monkeypatch.setattr(Run, "learn", full)
     resumed = run(make_case(1), tmp_path)
     assert (resumed.steps, resumed.notes) == (4, ())
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory."), OutOfMemory("no memory to predict")])
+def test_a_look_on_the_way_that_finds_no_memory_halves_nothing_and_goes_on_from_the_checkpoint(
+    make_case: MakeCase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    config, asked = replace(CONFIG, validate_every=3), list[object]()
+
+    def full(*arguments: object) -> None:
+        asked.append(arguments)
+        raise error
+
+    def look(folder: Path) -> FitResult:
+        return fit([make_case(1)], [make_case(2)], SLICES, PreprocessConfig(), config, folder, "cpu")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("lib.training.fit.validate", full)
+        with pytest.raises(NoRoomToMeasure, match="no memory to"):
+            look(tmp_path / "short")
+    assert len(asked) == 1
+    assert torch.load(tmp_path / "short" / "checkpoint.pt", weights_only=True)["step"] == 2
+    resumed, whole = look(tmp_path / "short"), look(tmp_path / "whole")
+    assert (resumed.steps, resumed.notes, resumed.losses) == (4, (), whole.losses)
 
 
 def test_a_last_look_that_fails_otherwise_is_not_taken_for_a_lack_of_memory(

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lib.core.errors import InvalidSettings, TrainingFailed
+from lib.core.errors import InvalidSettings, ProcessLost, TrainingFailed
 from lib.core.labels import LabelSchema
 from lib.inference.config import PreprocessConfig
 from lib.networks.config import NetworkConfig
@@ -17,6 +17,7 @@ from lib.training import run as run_module
 from lib.training.augment_mix import Mixing
 from lib.training.config import AugmentConfig, FitConfig
 from lib.training.data import Batch, Case
+from lib.training.distributed import Group
 from lib.training.fit import FitResult, fit
 from lib.training.losses import LabelWeights, Target, segmentation_loss
 from lib.training.precision import half_type, precision_name
@@ -80,6 +81,37 @@ def test_accumulated_batches_make_the_step_of_one_large_batch(loss: str, optimis
         assert parts.learn(batch, 0.1) == pytest.approx(whole.learn(batch, 0.1), abs=1e-6)
     for name, value in whole.network.state_dict().items():
         torch.testing.assert_close(parts.network.state_dict()[name], value, atol=1e-5, rtol=1e-5)
+
+
+def test_running_statistics_count_each_picture_of_accumulated_parts_once(
+    schema: LabelSchema, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Normed(TwoLevels):
+        def __init__(self, channels: int, classes: int) -> None:
+            super().__init__(channels, classes)
+            self.convolution = nn.Sequential(nn.BatchNorm2d(channels), self.convolution)  # type: ignore[assignment]
+
+    monkeypatch.setattr(run_module, "build_network", lambda config, schema: Normed(1, 3))
+    run = started(FitConfig(batch_size=2, accumulate=2), schema)
+    batch, (norm,) = random_batch(4, 1), [m for m in run.network.modules() if isinstance(m, nn.BatchNorm2d)]
+    run.learn(batch, 0.1)
+    wanted = torch.zeros(1)
+    for part in torch.split(batch.images, 2):
+        wanted = 0.9 * wanted + 0.1 * part.mean((0, 2, 3))
+    assert norm.num_batches_tracked == 2
+    torch.testing.assert_close(norm.running_mean, wanted)
+
+
+@pytest.mark.usefixtures("two_levels")
+def test_a_step_on_sums_that_were_given_up_is_not_taken(schema: LabelSchema) -> None:
+    run = started(FitConfig(batch_size=2), schema)
+    run.group = Group()
+    before = {name: value.clone() for name, value in run.network.state_dict().items()}
+    run.group.abort()
+    with pytest.raises(ProcessLost, match="goes on from its checkpoint"):
+        run.learn(random_batch(2, 1), 0.1)
+    assert run.step == 0
+    assert all(torch.equal(value, before[name]) for name, value in run.network.state_dict().items())
 
 
 def test_accumulation_in_a_fit_ends_like_large_batches_without_dropout(make_case: MakeCase, tmp_path: Path) -> None:
@@ -157,16 +189,17 @@ def test_fp16_is_refused_without_cuda_and_auto_means_full_precision_there() -> N
     assert half_type(FitConfig(precision="fp32"), CPU) is None
 
 
-@pytest.mark.parametrize(("emulated", "native"), [(True, True), (True, False), (False, False)])
-def test_auto_is_bf16_on_cuda_devices_that_compute_in_it_and_do_not_imitate_it(
-    emulated: bool, native: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def supported(including_emulation: bool = True) -> bool:
-        return emulated if including_emulation else native
-
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
-    half = half_type(FitConfig(precision="auto"), torch.device("cuda"))
-    assert half is (torch.bfloat16 if native else None)
+def test_the_card_that_trains_says_whether_it_computes_in_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    abilities = {0: (8, 0), 1: (7, 5)}
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: abilities[device.index])
+    new, old = torch.device("cuda", 0), torch.device("cuda", 1)
+    for name in ("auto", "bf16"):
+        config = FitConfig(precision=name)  # type: ignore[arg-type]
+        assert (precision_name(config, new), precision_name(config, old)) == ("bf16", "fp32")
+    asked = FitConfig(precision="bf16")
+    assert precision.other_precision(asked, new) == ""
+    assert "cuda:1 does not compute in it" in precision.other_precision(asked, old)
+    assert precision.other_precision(FitConfig(precision="auto"), old) == ""
 
 
 def test_bf16_on_a_cpu_is_bf16_where_the_cpu_computes_in_it_and_fp32_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,7 +208,6 @@ def test_bf16_on_a_cpu_is_bf16_where_the_cpu_computes_in_it_and_fp32_elsewhere(m
     assert (half_type(config, CPU), precision_name(config, CPU)) == (torch.bfloat16, "bf16")
     monkeypatch.setattr(precision, "cpu_computes_bf16", lambda: False)
     assert (half_type(config, CPU), precision_name(config, CPU)) == (None, "fp32")
-    assert half_type(config, torch.device("cuda")) is torch.bfloat16
 
 
 def test_a_cpu_without_bf16_computes_in_fp32_and_says_so_once_in_log_and_result(
@@ -189,7 +221,7 @@ def test_a_cpu_without_bf16_computes_in_fp32_and_says_so_once_in_log_and_result(
     )
     assert all(torch.equal(value, full.state_dict[name]) for name, value in half.state_dict.items())
     (said,) = half.notes
-    assert said.startswith("training.precision bf16 was asked for, and this machine's CPU does not compute in it")
+    assert said.startswith("training.precision bf16 was asked for, and cpu does not compute in it")
     assert said.endswith("computed in fp32")
     assert [record.message for record in caplog.records if "precision" in record.message] == [said]
     assert full.notes == ()

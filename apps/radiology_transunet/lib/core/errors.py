@@ -22,6 +22,7 @@ LabelError
 ├── TrainingFailed          no data, a loss that is not a number, no memory
 ├── PredictionFailed        a network answers with what is no number
 ├── OutOfMemory             a network and its pictures do not fit into the device's memory
+│   └── NoRoomToMeasure     nor do they while a training looks at its cases, whatever its steps take
 ├── DiskFull                a file has no room on its disk
 └── ProcessLost             a process or machine that took part in a computation is gone
     └── ClusterUnavailable  the Ray cluster does not answer, or has no room at present
@@ -114,6 +115,10 @@ class PredictionFailed(LabelError):
 
 class OutOfMemory(LabelError):
     """A network and the pictures that it is asked about do not fit into the device's memory."""
+
+
+class NoRoomToMeasure(OutOfMemory):
+    """No memory while a training measures its network, whose steps had enough: something else uses the device."""
 
 
 class DiskFull(LabelError):

@@ -5,7 +5,8 @@ import platform
 import resource
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 
@@ -13,8 +14,8 @@ from lib.core.errors import InvalidSettings, OutOfMemory
 
 MEMORY_ERRORS = (RuntimeError, MemoryError, OutOfMemory)
 """Errors that may mean a failed allocation; `is_out_of_memory` says whether one does."""
-NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
-"""Words of torch's errors when an allocation failed, on CPUs (Linux, others), on CUDA devices, in cuBLAS."""
+NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED", "ALLOCATION_FAILED")
+"""Words of torch's errors when an allocation failed, on CPUs (Linux, others), on CUDA devices, in cuBLAS, in cuDNN."""
 NO_DEVICE = ("CUDA error", "cuDNN error", "CUBLAS_STATUS", "CUDA driver", "NVIDIA driver", "HIP error")
 """Words of torch's errors when a device does not do what it is told."""
 
@@ -131,6 +132,31 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | OutOfMemory):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
+
+
+@contextmanager
+def memory_needed(what: str, kind: type[OutOfMemory] = OutOfMemory) -> Iterator[None]:
+    """Around what needs memory of a device; what the allocator raises gets words.
+
+    Args:
+        what: it is needed for, such as "to predict 3 slices".
+        kind: of the error.
+
+    Raises:
+        OutOfMemory: of that kind; one that has words already keeps them.
+    """
+    try:
+        yield
+    except MEMORY_ERRORS as error:
+        if isinstance(error, kind) or not is_out_of_memory(error):
+            raise
+        said = str(error) if isinstance(error, OutOfMemory) else f"no memory {what}: {first_line(error)}"
+        raise kind(said) from error
+
+
+def first_line(error: BaseException) -> str:
+    """What an allocator said, in one line."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def is_device_failure(error: BaseException) -> bool:

@@ -21,7 +21,7 @@ from lib.core.labels import BACKGROUND, LabelSchema
 from lib.core.values import Mask, Prediction, Volume
 from lib.inference.canvas import Canvas
 from lib.inference.config import ONE_ANSWER, PredictConfig, UncertaintyConfig, mirrored_axes
-from lib.inference.devices import MEMORY_ERRORS, device_lock, is_out_of_memory, release_memory
+from lib.inference.devices import MEMORY_ERRORS, device_lock, is_out_of_memory, memory_needed, release_memory
 from lib.inference.embedding import image_weights, weighted_mean
 from lib.inference.preprocess import FloatPlanes, Placement, Prepared, Preprocess
 from lib.inference.restore import SliceRestorer
@@ -98,7 +98,7 @@ class Predictor:
 
         Raises:
             PredictionFailed: the network answers with what is no number; names network and slice.
-            OutOfMemory: half of the batch is too much as well.
+            OutOfMemory: half of the batch is too much as well, or one patch, or the maps.
         """
         started = perf_counter()
         prepared = self.preprocess.apply(volume)
@@ -106,7 +106,10 @@ class Predictor:
         images = len(prepared.planes) if windows is None else len(windows)
         canvas = Canvas.of(prepared.placement, self.schema, images, self._asker.samples)
         started = canvas.add_time("preprocess", started)
-        self._fill(canvas, prepared, windows, report or (lambda _: None), on_probabilities)
+        with memory_needed(
+            f"on {self.device} to predict an image of {volume.geometry.shape} voxels, end what else uses it"
+        ):
+            self._fill(canvas, prepared, windows, report or (lambda _: None), on_probabilities)
         embedding = weighted_mean(canvas.embeddings, image_weights(volume, prepared.placement, windows))
         apart = canvas.latencies_s["network"] + canvas.latencies_s["scores"]
         started = canvas.add_time("restore", started + apart)

@@ -2,7 +2,8 @@
 
 Weights are Gaussian with a deviation of an eighth of the patch, as in nnU-Net (Isensee et al., Nature Methods 2021).
 Corners form a grid, so the sum of all weights at a voxel is a product of one sum an axis. Each axis is normalised by
-its own sum: the weights of all windows sum to one at every voxel, at the borders too, and no map of weights is held.
+its own sum: the weights of all windows sum to one at every voxel, at the borders too, and no map of weights is held
+but those of the windows that are classified together.
 """
 
 from collections.abc import Callable, Iterator
@@ -82,10 +83,7 @@ class Windows:
         _, height, width = self.patch
         depths, rows, columns = (torch.from_numpy(w) for w in self.weights)
         return [
-            Window(
-                (slice(row, row + height), slice(column, column + width)),
-                depths[level][:, None, None, None] * rows[r][:, None] * columns[c],
-            )
+            Window((slice(row, row + height), slice(column, column + width)), (depths[level], rows[r], columns[c]))
             for r, row in enumerate(self.starts[1])
             for c, column in enumerate(self.starts[2])
         ]
@@ -93,10 +91,15 @@ class Windows:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Window:
-    """One window: the (rows, columns) of its planes, and its weights (slices, 1, rows, columns)."""
+    """One window: the (rows, columns) of its planes, and its weights along each axis."""
 
     place: tuple[slice, slice]
-    weight: Tensor
+    along: tuple[Tensor, Tensor, Tensor]
+
+    def weight(self) -> Tensor:
+        """Of each voxel, (slices, rows, columns); made when it is used, for there may be a thousand windows."""
+        slices, rows, columns = self.along
+        return slices[:, None, None] * rows[:, None] * columns
 
 
 def blend(
@@ -123,11 +126,12 @@ def blend(
         for first in range(0, len(across), batch):
             some = across[first : first + batch]
             patches = np.stack([planes[(slice(start, start + depth), *window.place)] for window in some])
-            maps = classify(patches[:, None], torch.stack([window.weight[:, 0] for window in some]))
+            weights = torch.stack([window.weight() for window in some])
+            maps = classify(patches[:, None], weights)
             if not slab.numel():
                 slab = torch.zeros(depth, maps.shape[1], *windows.size[1:], device=maps.device)
-            for window, patch in zip(some, maps, strict=True):
-                slab[(slice(None), slice(None), *window.place)] += window.weight.to(maps.device) * patch.transpose(0, 1)
+            for window, weight, patch in zip(some, weights.to(maps.device), maps, strict=True):
+                slab[(slice(None), slice(None), *window.place)] += weight[:, None] * patch.transpose(0, 1)
         done = windows.starts[0][level + 1] - start if level + 1 < len(windows.starts[0]) else depth
         yield slab[:done]
         _shift(slab, done)

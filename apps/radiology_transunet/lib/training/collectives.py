@@ -14,6 +14,7 @@ from torch import distributed as dist
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lib.core.errors import ProcessLost
+from lib.inference.devices import is_out_of_memory
 
 BUCKET = 2**24
 """Gradients that are sent at once, in numbers; their copies need room on the device."""
@@ -52,11 +53,26 @@ def synchronise(network: nn.Module, rank: int, size: int) -> None:
 
 
 @contextmanager
+def statistics_held(network: nn.Module) -> Iterator[None]:
+    """Let batch norms compute as they do while learning, and remember nothing of it."""
+    norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
+
+
+@contextmanager
 def loss_explained() -> Iterator[None]:
     """Say in words what torch says when another process does not answer."""
     try:
         yield
     except (RuntimeError, ValueError) as error:
+        if is_out_of_memory(error):  # of the connection itself, for which a full card has no room
+            raise
         said = (str(error).splitlines() or [type(error).__name__])[0]
         raise ProcessLost(
             f"another process of the training has ended or cannot be reached ({said}); what it said stands in its own "
@@ -112,6 +128,8 @@ def _normalised(norm: _BatchNorm, rank: int, size: int, features: Tensor) -> Ten
 def _follow(norm: _BatchNorm, mean: Tensor, var: Tensor, count: int) -> None:
     """Move the running statistics as torch does; the variance is the unbiased one of `count` values."""
     if norm.running_mean is None or norm.running_var is None or norm.num_batches_tracked is None:
+        return
+    if not norm.track_running_stats:
         return
     norm.num_batches_tracked += 1
     momentum = 1 / int(norm.num_batches_tracked) if norm.momentum is None else norm.momentum

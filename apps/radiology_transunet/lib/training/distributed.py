@@ -11,7 +11,8 @@ meet in `exchange`; one that fails there tells the others why. One that fails wi
 group met, then closes its connections: the others, which wait for it somewhere in that step, hear of the closed
 connection, look for the reason and fail with it too. So all of them know of a lack of memory, wherever it was, and may
 `meet_again` to go on from the last checkpoint. One that dies leaves no reason and ends the others with `ProcessLost`.
-NCCL closes no connection that others hear of: on graphics cards a lack of memory ends the training.
+NCCL closes no connection that others hear of: on graphics cards a lack of memory ends the training, and a process
+that fails there does not part, which would wait for the others, but ends.
 """
 
 import os
@@ -58,6 +59,7 @@ class Group:
         self.local_rank = local_rank
         self._place = None if store is None else Place(store, rank, size, watch)
         self._within = False
+        self._aborted = False
 
     @property
     def leads(self) -> bool:
@@ -195,11 +197,22 @@ class Group:
         with suppress(Exception):  # of one that others have left
             dist.destroy_process_group()
 
-    @staticmethod
-    def abort() -> None:
+    def abort(self) -> None:
         """Give up what is waited for in another thread, which fails, where the backend can do that."""
+        self._aborted = True
         if (world := dist.group.WORLD) is not None:
             world.abort()
+
+    def require_whole(self) -> None:
+        """To be called between what others gave and its use: sums that NCCL was told to give up are numbers too.
+
+        Raises:
+            ProcessLost: they were given up.
+        """
+        if self._aborted:
+            raise ProcessLost(
+                "another process of the training has ended; start it again, it goes on from its checkpoint"
+            )
 
     @contextmanager
     def reasons_shared(self) -> Iterator[None]:
@@ -254,9 +267,18 @@ def joined(
             yield group
     except BaseException as error:
         group.tell_end(error)
+        if not nccl_waits():
+            group.part()
         raise
-    finally:
-        group.part()
+    group.part()
+
+
+def nccl_waits() -> bool:
+    """Whether parting would wait for the others: NCCL does, for ever where one has failed within a step.
+
+    The end of the process parts them then, by whoever started it: it kills the helpers, as torchrun does.
+    """
+    return dist.is_initialized() and "nccl" in str(dist.get_backend())
 
 
 @contextmanager

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from lib.core import metrics
-from lib.core.errors import OutOfMemory, TrainingFailed
+from lib.core.errors import NoRoomToMeasure, TrainingFailed
 from lib.inference.config import PredictConfig, PreprocessConfig
-from lib.inference.devices import MEMORY_ERRORS, is_out_of_memory
+from lib.inference.devices import memory_needed
 from lib.inference.model import StateDict, build_preprocess
 from lib.inference.predictor import Predictor
 from lib.networks.config import NetworkConfig
@@ -31,7 +31,7 @@ from lib.training.data import Case, TrainingSet, prepare, schema_of
 from lib.training.distributed import ALONE, Group
 from lib.training.keeper import Keeper
 from lib.training.measure import CaseMetrics, mean_dice_by_label, measure, validate
-from lib.training.memory import first_line, memory_explained, twice
+from lib.training.memory import memory_explained, twice
 from lib.training.precision import other_precision
 from lib.training.run import Run
 from lib.training.schedule import Budget, rate_factor
@@ -143,7 +143,7 @@ def fit(
         ProcessLost: another process of the group has ended (the last checkpoint stays).
         TrainingFailed: no cases, no labelled voxel, no memory for half as many pictures at a time either, a loss that
             is not a number (the last checkpoint stays).
-        OutOfMemory: no memory for the last look at `validation` (a checkpoint with all steps stays).
+        NoRoomToMeasure: no memory for a look at `validation` (the last checkpoint stays, at the end one of all steps).
         DiskFull: a checkpoint has no room (the last one stays).
     """
     import_module("torch._dynamo")  # by the first optimiser anyway; these seconds no run's budget should pay
@@ -151,6 +151,8 @@ def fit(
     group.require_even(config)
     report = report if group.leads else lambda _: None
     schema, where = schema_of(cases), group.device(device)
+    if where.type == "cuda":
+        torch.cuda.set_device(where)  # what names no card means this one, NCCL's own memory too
     preprocess = build_preprocess(preprocess_config, network_config)
     data = prepare(cases, preprocess, config.crop, lambda share: report(FitProgress("prepare", share)), weights)
     judges = validation if config.keep == "best" else ()
@@ -215,13 +217,9 @@ def _result(run: Run, judging: Judging, budget: Budget, report: Report) -> FitRe
 
 
 def _measured(run: Run, judging: Judging, report: Callable[[float], None]) -> tuple[CaseMetrics, ...]:
-    """All metrics of each case; OutOfMemory where what else uses the device leaves no room, whatever a step takes."""
-    try:
+    """All metrics of each case."""
+    with memory_needed("to measure the network after its last step", NoRoomToMeasure):
         return measure(*judging, report, run.group)
-    except MEMORY_ERRORS as error:
-        if isinstance(error, OutOfMemory) or not is_out_of_memory(error):
-            raise
-        raise OutOfMemory(f"no memory to measure the network after its last step: {first_line(error)}") from error
 
 
 def _mean_of(found: Sequence[CaseMetrics], predictor: Predictor) -> float:
@@ -231,7 +229,8 @@ def _mean_of(found: Sequence[CaseMetrics], predictor: Predictor) -> float:
 
 def _mean_dice(run: Run, judging: Judging, tell: Callable[[], None]) -> float:
     """Mean Dice over the labels that have a value, 0 without any; `tell` is called after each case."""
-    return metrics.mean_dice(validate(*judging, lambda _: tell(), run.group)) or 0.0
+    with memory_needed(f"to measure the network after step {run.step}", NoRoomToMeasure):
+        return metrics.mean_dice(validate(*judging, lambda _: tell(), run.group)) or 0.0
 
 
 def _budget(config: FitConfig, last: Checkpoint | None, prepared_s: float) -> Budget:

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
-from lib.core.errors import TrainingFailed
-from lib.inference.devices import MEMORY_ERRORS, is_out_of_memory, release_memory
+from lib.core.errors import NoRoomToMeasure, TrainingFailed
+from lib.inference.devices import MEMORY_ERRORS, first_line, is_out_of_memory, release_memory
 from lib.networks.config import NetworkConfig
 from lib.training.config import FitConfig
 
@@ -19,7 +19,7 @@ def half(count: int) -> int:
 
 
 def twice(attempt: Callable[[str], T], between: Callable[[], None] = lambda: None) -> T:
-    """Do something, and once more when memory ran out.
+    """Do something, and once more when memory ran out, but for measurements, which smaller steps would not help.
 
     Args:
         attempt: gets "" first; where memory ran out, the allocator's words.
@@ -28,7 +28,7 @@ def twice(attempt: Callable[[str], T], between: Callable[[], None] = lambda: Non
     try:
         return attempt("")
     except MEMORY_ERRORS as error:
-        if not is_out_of_memory(error):
+        if isinstance(error, NoRoomToMeasure) or not is_out_of_memory(error):
             raise
         said = first_line(error)
     gc.collect()  # only here: the error kept everything alive that its frames hold
@@ -41,7 +41,7 @@ def twice(attempt: Callable[[str], T], between: Callable[[], None] = lambda: Non
 def memory_explained(
     network: NetworkConfig, config: FitConfig, window: Sequence[int], processes: int = 1, halved: bool = True
 ) -> Iterator[None]:
-    """Turn a failed allocation inside into a message that says what to lower.
+    """Turn a failed allocation inside into a message that says what to lower; that of a measurement stays.
 
     Args:
         network: which one.
@@ -56,7 +56,7 @@ def memory_explained(
     try:
         yield
     except MEMORY_ERRORS as error:
-        if not is_out_of_memory(error):
+        if isinstance(error, NoRoomToMeasure) or not is_out_of_memory(error):
             raise
         tried = _tried(config, processes, halved)
         raise TrainingFailed(
@@ -79,8 +79,3 @@ def _tried(config: FitConfig, processes: int, halved: bool) -> str:
 def own_at_once(config: FitConfig, processes: int) -> int:
     """Pictures that one process sends through its network at a time: a batch, or its smaller share of the step."""
     return min(config.batch_size, config.batch_size * config.accumulate // processes)
-
-
-def first_line(error: BaseException) -> str:
-    """What an allocator said, in one line."""
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -16,6 +16,7 @@ from lib.networks.config import NetworkConfig
 from lib.networks.network import Network
 from lib.training.augment_mix import before
 from lib.training.checkpoint import Checkpoint
+from lib.training.collectives import statistics_held
 from lib.training.config import FitConfig
 from lib.training.data import Batch
 from lib.training.distributed import ALONE, Group
@@ -122,6 +123,7 @@ class Run:
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.config.grad_clip)
         self._require_numbers(value := loss.value.item(), norm.item(), batch)
+        self.group.require_whole()
         self.scaler.step(self.optimizer)  # not taken where fp16 overflowed
         self.scaler.update()
         follow(self.average, self.network, min(self.config.ema_decay, (1 + self.step) / (10 + self.step)))
@@ -213,7 +215,7 @@ class Run:
             loss = self._loss(self._forward(batch.images, seeds[0]), batch)
             self.scaler.scale(loss.value).backward()  # type: ignore[no-untyped-call]
             return loss
-        with torch.no_grad():
+        with torch.no_grad(), statistics_held(self.network):  # the second pass counts each picture once
             passed = [self._forward(part, seed) for part, seed in zip(parts, seeds, strict=True)]
         outputs = [torch.cat(level).requires_grad_() for level in zip(*passed, strict=True)]
         loss = self._loss(outputs, batch)

@@ -155,8 +155,12 @@ def help_fit(job: FitJob, rank: int, size: int, place: Path, threads: int, paren
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     set_threads(threads)
     (place / f"ready-{rank}").touch()
-    with joined(rank, size, rank, file_store(place / "store", size)) as group:
-        job.run(lambda _: None, group)
+    try:
+        with joined(rank, size, rank, file_store(place / "store", size)) as group:
+            job.run(lambda _: None, group)
+    except BaseException:
+        logging.exception("process %d of the training ends", rank)
+        os._exit(1)  # an orderly end waits for what the others never send, with NCCL
     os._exit(0)  # threads inside torch may crash an orderly end
 
 
