@@ -145,7 +145,7 @@ def test_a_worker_told_to_stop_gives_back_its_training(own_orthanc, tmp_path):
         submit_mask(services, task, source, liver_of(task, source.geometry), "anna")
     with worker_process(services) as process:
         job_id = request_retrain(services, task, {"steps": 1_000_000}, "test")
-        wait_until(lambda: services.ledger.jobs.get(job_id).message.startswith("training: step"))
+        wait_until(lambda: services.ledger.jobs.get(job_id).message.startswith("training: step"), 240)  # imports first
         assert end_in_time(process) < ENDS_WITHIN_S
     (job,) = services.ledger.jobs.list(kind=RETRAIN)
     assert (job.state, job.attempts) == ("queued", 0)
