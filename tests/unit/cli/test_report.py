@@ -42,7 +42,7 @@ def test_a_later_retraining_without_a_report_is_told_of(app: typer.Typer, tmp_pa
     ledger.jobs.add(RETRAIN, "t", {}, "key", 1)
     taken = ledger.jobs.take((RETRAIN,), "anybody", 60.0)
     assert taken is not None
-    ledger.jobs.fail(taken, "too few labels", retry=True)
+    ledger.jobs.fail(taken, "too few labels [/x]", retry=True)
     newest = runner.invoke(app, [], env=environ)
     assert newest.stdout.strip() == str(page)
     assert f"job {taken.id}) has no report: failed, too few labels" in newest.stderr

@@ -12,8 +12,11 @@ OURS, OTHER = b"k" * 32, b"o" * 32
 def test_the_first_key_stays_the_key_of_the_ledger(empty_url: str) -> None:
     ledger = Ledger(empty_url)
     ledger.upgrade()
+    ledger.keys.require_if_known(OTHER)  # looks, and keeps nothing
     ledger.keys.require(OURS)
     ledger.keys.require(OURS)
+    with pytest.raises(InvalidSettings, match="must be the one"):
+        ledger.keys.require_if_known(OTHER)
     again = Ledger(empty_url)
     with pytest.raises(InvalidSettings, match=r"must be the one that this ledger was made with.*Bring back"):
         again.keys.require(OTHER)

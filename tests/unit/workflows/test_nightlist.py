@@ -41,6 +41,14 @@ def test_a_job_is_listed_from_its_request_to_its_failure(services: Services) -> 
     assert not only(services).is_open
 
 
+def test_a_worker_that_fell_silent_is_not_shown_at_work(services: Services) -> None:
+    services.ledger.jobs.add(RETRAIN, services.task().name, {}, "key", 1)
+    assert services.ledger.jobs.take((RETRAIN,), "anybody", 1e-6) is not None
+    row = only(services)
+    assert row.outcome == "waiting"
+    assert "worker anybody fell silent at 0%" in row.reason
+
+
 def test_a_failure_says_why(services: Services) -> None:
     job = taken(services)
     services.ledger.jobs.fail(job, "2 usable labels, 4 are needed", retry=False)

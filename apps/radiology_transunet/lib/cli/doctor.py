@@ -119,7 +119,7 @@ def ledger_part(services: "Services") -> Part:
 
     def check() -> None:
         services.ledger.check()
-        services.ledger.keys.require(services.key)
+        services.ledger.keys.require_if_known(services.key)
 
     return _tried("ledger", "newest schema", check, "scripts/setup, or: transunet-label status")
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,7 +40,7 @@ def _print(rows: "Sequence[NightRow]") -> None:
     table = Table("report", "ended (UTC)", "task", "outcome", "reason")
     for row in rows:
         ended = "open" if row.is_open else f"{row.at:%Y-%m-%d %H:%M}"
-        table.add_row(row.run or f"none (job {row.job})", ended, row.task, row.outcome, row.reason)
+        table.add_row(row.run or f"none (job {row.job})", ended, row.task, row.outcome, Text(row.reason))
     Console().print(table)
 
 

@@ -39,6 +39,11 @@ class Keys(Book):
                 "the variable is another key). Without it start an empty ledger: it reads the labels from the archive"
             )
 
+    def require_if_known(self, key: bytes) -> None:
+        """Like `require`, for whoever only looks: a ledger without a key stays without one."""
+        if self._digest() is not None:
+            self.require(key)
+
     def _digest(self) -> str | None:
         with self._read() as connection:
             found: str | None = connection.execute(sa.select(T.c.digest).where(T.c.name == NAME)).scalar()

@@ -19,7 +19,8 @@ MOST_JOBS = 500
 def nights(services: Services) -> list[NightRow]:
     """Every retraining that is on record: the open ones first, then the newest first."""
     told = {str(values["run"]): _of_report(values) for values in reports(services.settings.var)}
-    rows = [_of_job(job) for job in services.ledger.jobs.list(kind=RETRAIN, limit=MOST_JOBS)]
+    held = services.ledger.jobs.held(RETRAIN)
+    rows = [_of_job(job, job.id in held) for job in services.ledger.jobs.list(kind=RETRAIN, limit=MOST_JOBS)]
     silent = [row for row in rows if row.version is None or run_name(row.task, row.version) not in told]
     return sorted([*told.values(), *silent], key=lambda row: (row.is_open, row.at), reverse=True)
 
@@ -30,18 +31,20 @@ def _of_report(values: Mapping[str, Any]) -> NightRow:
     return NightRow(at, str(values["task"]), None, int(values["version"]), run, outcome, str(values["reason"]))
 
 
-def _of_job(job: JobRow) -> NightRow:
+def _of_job(job: JobRow, is_held: bool) -> NightRow:
     """A job as the ledger knows it, without its report."""
-    outcome, reason = _outcome(job)
+    outcome, reason = _outcome(job, is_held)
     version = job.result["version"] if job.state == "done" else None
     return NightRow(job.finished_at or job.created_at, job.task, job.id, version, None, outcome, reason)
 
 
-def _outcome(job: JobRow) -> tuple[Outcome, str]:
+def _outcome(job: JobRow, is_held: bool) -> tuple[Outcome, str]:
     """What became of a job, and why."""
     if job.state == "done":
         reason = f"{job.result['reason']} (its report is not there: the log of that time says why)"
         return "promoted" if job.result["promoted"] else "champion stays", reason
+    if job.state == "running" and not is_held:
+        return "waiting", f"worker {job.worker} fell silent at {job.progress:.0%}; it goes on when somebody trains"
     if job.state == "running":
         return "running", f"{job.progress:.0%}, {job.message}" if job.message else f"{job.progress:.0%}"
     if job.state == "queued":
