@@ -174,7 +174,7 @@ class RecipeConfig:
         keep: share of the champion in the first weights, the rest is fresh; 1 = its weights as they are.
         steps: of such a training, as a share of the task's.
         rate: its peak learning rate, as a share of the task's.
-        schedule: how that rate falls, as in a task file; a trapezoid learns most in few steps.
+        schedule: how that rate falls, as in a task file.
         new: share of the pictures drawn from labels that the champion has not learned from.
         validations: on the calibration patients during a training, the last one at its end, whose best weights are
             kept; 1 = the last weights; 0 = as the task says.
